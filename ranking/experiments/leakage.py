@@ -25,7 +25,7 @@ from ranking.evaluation.evaluator import Difference, EvaluationRows, Evaluator
 from ranking.evaluation.slices import slices
 from ranking.pipeline.presets import arm_modules, load_preset
 from ranking.pipeline.saved_run import read_run
-from ranking.training.arm_spec import ArmSpec
+from ranking.training.arm_spec import DERIVED, ArmSpec
 from ranking.training.arms import TrainingContext, train_arm
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.errors import EvaluationError
@@ -225,10 +225,9 @@ def measure_leakage(repo: Repo, preset_name: str, arms: Sequence[str], seeds: in
     unknown = [arm for arm in arms if arm not in preset.arms]
     if unknown:
         raise EvaluationError(f"{preset_name} has no arm {', '.join(unknown)}; it has {', '.join(preset.arms)}")
-    if blends := [arm for arm in arms if preset.arms[arm].kind == "blend"]:
-        raise EvaluationError(
-            f"expected arms that are trained, got the blend {', '.join(blends)}; name its members instead"
-        )
+    if derived := [arm for arm in arms if preset.arms[arm].kind in DERIVED]:
+        listed = ", ".join(f"the {preset.arms[arm].kind} {arm}" for arm in derived)
+        raise EvaluationError(f"expected arms that are trained, got {listed}; name its members instead")
     modules = arm_modules(preset.arms[arm] for arm in arms)
     require("torch", "safetensors", *modules, purpose="measuring leakage", extra="rank")
     context = read_run(repo, preset_name)

@@ -21,7 +21,9 @@ from ranking.pipeline.prepare import training_context
 from ranking.pipeline.presets import Preset
 from ranking.pipeline.questions import baselines
 from ranking.pipeline.world import world_probabilities
-from ranking.training.arm_spec import ArmSpec, members_first, saved_boosting
+from ranking.training.adapted_arm import adapted_arm, save_adapted_arm
+from ranking.training.arm_members import members_first, saved_arms
+from ranking.training.arm_spec import DERIVED, ArmSpec
 from ranking.training.arms import (
     TrainingContext,
     read_details,
@@ -95,8 +97,7 @@ class ArmStages:
         self.split = split
         self.progress = progress
         self.controls = controls or {}
-        blends = (arm for arm in preset.ranker.serve if preset.arms[arm].kind == "blend")
-        self.saved = saved_boosting(preset.arms, preset.ranker.serve) | frozenset(blends)
+        self.saved = saved_arms(preset.arms, preset.ranker.serve)
         """Arms besides the neural ones whose artefacts are saved."""
 
     def run(self, inputs: Any) -> TrainedArms:
@@ -163,6 +164,13 @@ class ArmStages:
             result = blend_arm(arm, seed, spec, context.validation, context.test, predictions, self.progress)
             if arm in self.saved:
                 result = save_blend_arm(context, arm, seed, name, result, members)
+        elif spec.kind == "adapter":
+            delay_us = self.repo.settings.time.delay_us
+            predictions = {member: self._predictions(member, seed) for member in spec.of}
+            parts = (context.validation, context.test)
+            result = adapted_arm(arm, seed, spec, *parts, predictions, delay_us, self.progress)
+            if arm in self.saved:
+                result = save_adapted_arm(context, arm, seed, name, spec, result, members, predictions, delay_us)
         else:
             result = train_arm(context, arm, spec, seed, name, progress=self.progress)
         write_predictions(path, result)
@@ -181,7 +189,7 @@ class ArmStages:
             )
             files = (path, folder / "manifest.json")
         facts = {"ranker": result.ranker, "validation_auc": result.validation_auc}
-        rows = len(context.validation) if spec.kind == "blend" else len(context.train)
+        rows = len(context.validation) if spec.kind in DERIVED else len(context.train)
         return StageResult(result.details.train_rows or rows, facts, files)
 
     def _reads_code_stats(self, arm: str) -> bool:

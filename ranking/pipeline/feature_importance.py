@@ -37,7 +37,8 @@ def read_importance(folder: Path) -> pd.DataFrame:
     path = folder / IMPORTANCE
     if path.exists():
         serving = read_json(path)
-        measured.append((serving["arm"], serving["importance"], path))
+        if serving["arm"] not in {arm for arm, listed, _ in measured if listed}:  # boosting is measured in training
+            measured.append((serving["arm"], serving["importance"], path))
     rows = [
         (arm, each.feature, each.slice, each.drop, each.spread)
         for arm, listed, path in measured

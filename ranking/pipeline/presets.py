@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pydantic import Field, model_validator
 
 from ranking.data.code_schema import is_code_pattern
-from ranking.training.arm_spec import ArmSpec, RankerSpec, check_blends, check_served
+from ranking.training.arm_members import check_blends, check_served
+from ranking.training.arm_spec import ArmSpec, RankerSpec
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.fitting import CodebookSpec, codebook_modules, without_codes
 from semantic_ids.quality.drift import DriftThresholds

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ranking.pipeline.presets import Preset
+from ranking.training.arm_spec import DERIVED
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def without_baselines(preset: Preset, by_prefix: Collection[str]) -> str | None:
     if not by_prefix or any(not preset.arms[arm].is_control for arm in baselines(preset, by_prefix)):
         return None
     plain = [arm for arm in baselines(preset) if arm in by_prefix and not preset.arms[arm].is_control]
-    coded = {arm for arm, spec in preset.arms.items() if spec.kind != "blend"} - set(plain)
+    coded = {arm for arm, spec in preset.arms.items() if spec.kind not in DERIVED} - set(plain)
     if not plain or not coded:
         return None
     return (
@@ -82,9 +83,8 @@ def without_baselines(preset: Preset, by_prefix: Collection[str]) -> str | None:
 
 def _role(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
     spec = preset.arms[arm]
-    if spec.kind == "blend":
-        roles = {_role(preset, member, by_prefix) for member in spec.of}
-        return "the blend" if roles <= {"ids", "content", "ids and content", "boosting"} else "a blend with codes"
+    if spec.kind in DERIVED:
+        return _role_of_derived(preset, arm, by_prefix)
     if spec.is_control:
         return "shuffled codes" if spec.shuffle_codes else "random codes"
     if spec.uses_codes(preset.ranker.model) or arm in by_prefix:
@@ -94,6 +94,14 @@ def _role(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
     if "content" not in spec.representations:
         return "ids"
     return "content" if spec.representations == ("content",) else "ids and content"
+
+
+def _role_of_derived(preset: Preset, arm: str, by_prefix: Collection[str]) -> str:
+    spec = preset.arms[arm]
+    if spec.kind == "adapter":
+        return f"an adapter of {spec.of[0]}"
+    roles = {_role(preset, member, by_prefix) for member in spec.of}
+    return "the blend" if roles <= {"ids", "content", "ids and content", "boosting"} else "a blend with codes"
 
 
 def _inputs(preset: Preset, arm: str) -> tuple[object, ...]:

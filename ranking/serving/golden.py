@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from ranking.data.coded import Coded
@@ -73,6 +74,7 @@ def write_golden(path: Path, data: Dataset, scores: npt.NDArray[np.float64]) -> 
         "user_ids": data.rows.user_ids.astype(str),
         "item_ids": data.rows.item_ids.astype(str),
         "at_us": data.rows.at_us,
+        **_request_ids(data.rows),
         "numeric": data.numeric,
         "candidate": data.candidate,
         "history": data.history,
@@ -107,6 +109,7 @@ def read_golden(path: Path, scorer: Scorer) -> tuple[Dataset, npt.NDArray[np.flo
             held["item_ids"].astype(object),
             held["at_us"],
             np.zeros(len(held["at_us"]), np.int8),
+            held["request_ids"].astype(object) if "request_ids" in held else None,
         )
         items = ItemTable(
             held["items_ids"].astype(object),
@@ -175,6 +178,13 @@ def check_golden(
             f"rows, got a difference of {difference:.3g}; use the library versions of the training, or train the ranker again"
         )
     return difference
+
+
+def _request_ids(rows: LabelledRows) -> dict[str, npt.NDArray[Any]]:
+    """The request of each row, where a ranker may score the rows of a request together; empty text without one."""
+    if rows.request_ids is None:
+        return {}
+    return {"request_ids": np.where(pd.isna(rows.request_ids), "", rows.request_ids).astype(str)}
 
 
 def _coded_arrays(stem: str, coded: Coded | None) -> dict[str, npt.NDArray[Any]]:

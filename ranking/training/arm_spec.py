@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import (
+    Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
@@ -26,7 +26,10 @@ from ranking.models.representations import (
     representation,
     short_names,
 )
+from ranking.models.rerank_spec import RerankSpec
+from ranking.models.rerankers import RERANKER_NAMES
 from ranking.models.spec import ModelSpec, with_weight
+from ranking.training.adapters import ADAPTER_NAMES
 from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.spec import TrainingSpec
 from sidkit.core.errors import ConfigError
@@ -39,18 +42,39 @@ if TYPE_CHECKING:
 AnyArm = TypeVar("AnyArm", bound="ArmSpec")
 MOST_MEMBERS = 5
 """Maximum number of members of a blend: the grid of weights grows fast with their number."""
-_FIELDS_OF = {"of": "blend", "by_counts": "blend", "shuffled_counts": "blend", "boosting": "gbdt"}
-"""Field -> the kind of arm that has it."""
+_FIELDS_OF = {
+    "of": ("blend", "adapter"),
+    "by_counts": ("blend",),
+    "shuffled_counts": ("blend",),
+    "boosting": ("gbdt",),
+    "reranker": ("neural",),
+    "rerank": ("neural",),
+    "adapter": ("adapter",),
+    "days": ("adapter",),
+    "shuffled_items": ("adapter",),
+}
+"""Field -> the kinds of arms that have it."""
+DERIVED = frozenset({"blend", "adapter"})
+"""Kinds of arms that are made from the predictions of other arms."""
 
 
 class ArmSpec(Section):
     """One arm of a comparison (``[arms.<name>]``)."""
 
-    kind: Literal["neural", "gbdt", "blend"] = "neural"
-    """A neural ranker, gradient boosting on the same features, or a blend: the weighted mean of other arms' logits, with
-    weights chosen on validation rows."""
+    kind: Literal["neural", "gbdt", "blend", "adapter"] = "neural"
+    """A neural ranker, gradient boosting on the same features, a blend: the weighted mean of other arms' logits, with
+    weights chosen on validation rows, or an adapter: another arm, frozen, whose logits are corrected by the rows of the last
+    days."""
     of: tuple[str, ...] = ()
-    """The arms of a blend: two to five other arms of the same run, in any order."""
+    """The arms of a blend: two to five other arms of the same run, in any order; of an adapter: the frozen arm, and for a gate
+    optionally a second one."""
+    adapter: str = "bias"
+    """Of an adapter: a name in :data:`ranking.training.adapters.ADAPTERS`, or a plug-in. ``bias`` has a scale and a shift per
+    item; ``gate`` mixes the frozen arm with the second one, or else with the item's click rate as of the row."""
+    days: float = Field(default=1.0, gt=0, le=3650)
+    """Of an adapter: it is refitted daily on the rows of so many days before."""
+    shuffled_items: bool = False
+    """Control of an adapter: it is fitted on rows with the items of random rows. It cannot serve."""
     by_counts: bool = False
     """Of a blend of two arms: their weights depend on the candidate's exposures, clicks and age as of the row, by four numbers
     that are fitted on validation rows (:mod:`ranking.training.count_gate`)."""
@@ -61,6 +85,11 @@ class ArmSpec(Section):
     plug-ins (:mod:`sidkit.core.plugins`)."""
     model: ModelSpec = ModelSpec()
     """Model settings of this arm (``[arms.<name>.model]``); unset keys are inherited from ``ranker.model``."""
+    reranker: str | None = None
+    """Of a neural arm: scores the candidates of a request together, after the ranker. A name in
+    :data:`ranking.models.rerankers.RERANKERS`, or a plug-in."""
+    rerank: RerankSpec = RerankSpec()
+    """Settings of the re-ranker (``[arms.<name>.rerank]``)."""
     boosting: BoostingSpec = BoostingSpec()
     """Settings of a gbdt arm (``[arms.<name>.boosting]``)."""
     features: tuple[str, ...] | None = None
@@ -82,22 +111,62 @@ class ArmSpec(Section):
     def _representations_are_resolved(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return tuple(REPRESENTATION_NAMES.resolved_field(name, info) for name in names)
 
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_is_resolved(cls, name: str, info: ValidationInfo) -> str:
+        return ADAPTER_NAMES.known_field(name, info)
+
+    @field_validator("reranker")
+    @classmethod
+    def _reranker_is_resolved(cls, name: str | None, info: ValidationInfo) -> str | None:
+        return None if name is None else RERANKER_NAMES.known_field(name, info)
+
     @model_validator(mode="after")
     def _can_be_built(self) -> ArmSpec:
         if (self.kind == "neural") != bool(self.representations):
             raise ValueError(
-                f"expected at least one representation for a neural arm and none for a {_other(self.kind)} arm, got "
+                f"expected at least one representation for a neural arm and none for {_a(_other(self.kind))} arm, got "
                 f"{len(self.representations)} for kind {self.kind!r}; set representations or kind"
             )
-        for field, kind in _FIELDS_OF.items():
-            if field in self.model_fields_set and self.kind != kind and getattr(self, field):
+        for field, kinds in _FIELDS_OF.items():
+            if field in self.model_fields_set and self.kind not in kinds and getattr(self, field):
                 raise ValueError(
-                    f"only a {kind} arm has {field!r}, got it for kind {self.kind!r}; remove it or set kind"
+                    f"only {_a(' or '.join(kinds))} arm has {field!r}, got it for kind {self.kind!r}; remove it or set "
+                    "kind"
                 )
+        if self.reranker is None and "rerank" in self.model_fields_set:
+            raise ValueError('rerank has settings of a re-ranker, got none; set reranker = "joint", or remove rerank')
+        if self.kind == "neural":
+            try:
+                check_representations(self.representations, "target_attention")
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        elif self.model.model_fields_set:
+            raise ValueError(f"{_a(self.kind)} arm has no model; remove model")
+        elif self.is_control and not (self.kind == "gbdt" and (self.is_decoded or may_read_code_stats(self.features))):
+            raise ValueError(
+                f"{_a(self.kind)} arm with these settings reads no codes; remove shuffle_codes and random_codes"
+                + (', or let features select statistics of codes ("code_*")' if self.kind == "gbdt" else "")
+            )
+        if self.kind in DERIVED and self.is_decoded:
+            raise ValueError(f"{_a(self.kind)} arm reads no item vectors; remove vectors, or set it for the arms in of")
+        if self.shuffle_codes and self.random_codes:
+            raise ValueError(
+                "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_members(self) -> ArmSpec:
         if self.kind == "blend" and not 2 <= len(set(self.of)) == len(self.of) <= MOST_MEMBERS:
             raise ValueError(
                 f"expected two to {MOST_MEMBERS} distinct arms to blend, got {', '.join(self.of) or 'none'}; set of, such as "
                 'of = ["gbdt", "content"]'
+            )
+        if self.kind == "adapter" and not 1 <= len(set(self.of)) == len(self.of) <= self._most_adapted:
+            raise ValueError(
+                f"expected one arm to adapt, and for a gate at most a second one, got {', '.join(self.of) or 'none'} for "
+                f'adapter {self.adapter!r}; set of, such as of = ["id_content"]'
             )
         if self.by_counts and len(self.of) != 2:
             raise ValueError(
@@ -105,25 +174,11 @@ class ArmSpec(Section):
             )
         if self.shuffled_counts and not self.by_counts:
             raise ValueError("shuffled_counts is the control of by_counts; set by_counts = true, or remove it")
-        if self.kind == "neural":
-            try:
-                check_representations(self.representations, "target_attention")
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        elif self.model.model_fields_set:
-            raise ValueError(f"a {self.kind} arm has no model; remove model")
-        elif self.is_control and not (self.kind == "gbdt" and (self.is_decoded or may_read_code_stats(self.features))):
-            raise ValueError(
-                f"a {self.kind} arm with these settings reads no codes; remove shuffle_codes and random_codes"
-                + (', or let features select statistics of codes ("code_*")' if self.kind == "gbdt" else "")
-            )
-        if self.kind == "blend" and self.is_decoded:
-            raise ValueError("a blend reads no item vectors; remove vectors, or set it for the arms that it blends")
-        if self.shuffle_codes and self.random_codes:
-            raise ValueError(
-                "expected at most one of shuffle_codes and random_codes, got both; define one arm for each"
-            )
         return self
+
+    @property
+    def _most_adapted(self) -> int:
+        return 2 if ADAPTER_NAMES.find(self.adapter).takes_other else 1
 
     @field_serializer("model")
     def _dump_overrides(self, model: ModelSpec) -> dict[str, Any]:
@@ -133,7 +188,9 @@ class ArmSpec(Section):
     @model_serializer(mode="wrap")
     def _dump_fields_of_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Fields of other kinds stay out of dumps, so that results of earlier versions remain valid.
-        written = {name: value for name, value in dump(self).items() if _FIELDS_OF.get(name, self.kind) == self.kind}
+        written = {name: value for name, value in dump(self).items() if self.kind in _FIELDS_OF.get(name, (self.kind,))}
+        if self.reranker is None:
+            written = {name: value for name, value in written.items() if name not in {"reranker", "rerank"}}
         default = {"features": None, "vectors": CONTENT_VECTORS, "by_counts": False, "shuffled_counts": False}
         return {name: value for name, value in written.items() if name not in default or value != default[name]}
 
@@ -197,13 +254,16 @@ class ArmSpec(Section):
         if self.is_control or self.is_decoded or any(map(is_code_pattern, self.features or ())):
             return True
         return self.kind == "neural" and (
-            any(map(reads_codes, self.representations)) or self.model_spec(shared).sid_match != "none"
+            self.reranker is not None
+            or any(map(reads_codes, self.representations))
+            or self.model_spec(shared).sid_match != "none"
         )
 
     @property
     def can_serve(self) -> bool:
         """Whether the arm may serve: controls are only compared. The members of a blend must be able to serve too."""
-        return not self.is_control and not self.model.is_control and not self.shuffled_counts
+        shuffled = self.shuffled_counts or self.shuffled_items
+        return not self.is_control and not self.model.is_control and not shuffled
 
 
 def losses_of(arm: ArmSpec, shared: ModelSpec) -> dict[str, str]:
@@ -237,70 +297,12 @@ def without_loss(arm: AnyArm, shared: ModelSpec, loss: str) -> AnyArm:
     return arm.model_copy(update={"model": arm.model.model_copy(update={field: getattr(changed, field)})})
 
 
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind.startswith("a") else f"a {kind}"
+
+
 def _other(kind: str) -> str:
     return "gbdt" if kind == "neural" else kind
-
-
-def check_blends(arms: Mapping[str, ArmSpec]) -> None:
-    """Check that the members of every blend are other arms of the same run, and not blends.
-
-    Raises
-    ------
-    ConfigError
-        When a member is missing, is the blend itself, or is a blend.
-    """
-    for name, arm in arms.items():
-        for member in arm.of:
-            if member == name:
-                raise ConfigError(f"arms.{name}.of: the blend names itself; name other arms")
-            if member not in arms:
-                others = [other for other, spec in arms.items() if spec.kind != "blend"]
-                raise ConfigError(
-                    f"arms.{name}.of: expected arms of the same run ({', '.join(others)}), got {member!r}; add this arm or "
-                    "change of"
-                )
-            if arms[member].kind == "blend":
-                raise ConfigError(f"arms.{name}.of: {member!r} is a blend; name the arms that it blends instead")
-
-
-def check_served(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> None:
-    """Check that arms may serve.
-
-    Raises
-    ------
-    ConfigError
-        When one is missing, is a control, or is a blend of a control or of members with different item vectors.
-    """
-    invalid = [name for name in serve if name not in arms or not arms[name].can_serve]
-    if invalid:
-        valid = [name for name, arm in arms.items() if arm.can_serve]
-        raise ConfigError(
-            f"ranker.serve: expected arms that can serve ({', '.join(valid)}), got {', '.join(invalid)}; remove them"
-        )
-    for name in serve:
-        members = {member: arms[member] for member in arms[name].of}
-        controls = [member for member, arm in members.items() if not arm.can_serve]
-        if controls:
-            raise ConfigError(
-                f"ranker.serve: the blend {name} has members that cannot serve ({', '.join(controls)}); remove it"
-            )
-        if len({arm.vectors for arm in members.values()}) > 1:
-            listed = ", ".join(f"{member} reads {arm.vectors}" for member, arm in members.items())
-            raise ConfigError(
-                f"ranker.serve: expected members of the blend {name} with the same item vectors, got {listed}; blend arms with "
-                "the same vectors, or remove it"
-            )
-
-
-def saved_boosting(arms: Mapping[str, ArmSpec], serve: Iterable[str]) -> frozenset[str]:
-    """The arms of boosting that may serve, or that are members of blends that may."""
-    needed = {each for name in serve for each in (name, *arms[name].of)}
-    return frozenset(name for name in needed if arms[name].kind == "gbdt")
-
-
-def members_first(arms: Mapping[str, ArmSpec]) -> list[str]:
-    """Return the names of the arms in their order, with blends last."""
-    return sorted(arms, key=lambda name: arms[name].kind == "blend")
 
 
 class RankerSpec(Section):

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
 from ranking.data.disk_dataset import DiskDataset
-from ranking.data.numeric_features import Scaling, feature_names
 from ranking.data.schema import FeatureSchema
 from ranking.evaluation.importance import Importance
 from ranking.evaluation.slices import prior_interactions
@@ -33,7 +32,9 @@ from sidkit.core.sealed_table import read_sealed_table, write_sealed_table
 
 if TYPE_CHECKING:
     from ranking.models.ctr_model import CtrModel
-    from ranking.training.ranker import Ranker, RankerConfig
+    from ranking.training.load_ranker import LoadedRanker
+    from ranking.training.ranker import Ranker
+    from ranking.training.reranked_ranker import RerankedRanker
     from ranking.training.sizing import Budget
     from semantic_ids.neighbour_lists import NeighbourLists
     from semantic_ids.quantizers import Quantizer
@@ -61,6 +62,12 @@ class ArmDetails:
     """Member -> weight of its logit, of a blend; its mean over validation rows, if the weight depends on counts."""
     gate: dict[str, float] | None = None
     """The numbers of a count gate by name (:class:`ranking.training.count_gate.CountGate`), of a blend by counts."""
+    adapter: dict[str, float] | None = None
+    """How many days an adapter was fitted for (``fits``), and the numbers of the last fit."""
+    reranked: tuple[float, ...] | None = None
+    """Validation AUC of an arm with a re-ranker: that of the ranker, then one per epoch of the re-ranker."""
+    reranker_parameters: int | None = None
+    """Number of parameters of the re-ranker, besides ``parameters``."""
     features: tuple[str, ...] | None = None
     """Features besides the built-in ones that the arm reads."""
     importance: tuple[Importance, ...] | None = None
@@ -237,13 +244,13 @@ def _boost(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: s
 
         discard_damaged(folder)
         describe = {"name": name, "seed": seed, **context.trained_on.as_json()}
-        stated = {"arm": arm, "rate": context.rate, "boosting": spec.boosting, **_served_by(context, rows.schema)}
+        stated = {"arm": arm, "rate": context.rate, "boosting": spec.boosting, **served_by(context, rows.schema)}
         save_trees(boosted.saved, folder, describe, details.as_json(), **stated)
     validation, test = boosted.predictions
     return ArmResult(boosted.validation_auc, validation, test, name if folder is not None else None, details)
 
 
-def _served_by(context: TrainingContext, schema: FeatureSchema) -> dict[str, Any]:
+def served_by(context: TrainingContext, schema: FeatureSchema) -> dict[str, Any]:
     """What serving needs, with the features that an arm reads."""
     from ranking.data.service_schema import features_read
 
@@ -256,20 +263,24 @@ def _train_neural(
 ) -> ArmResult:
     from ranking.data.batches import Batches, vocabulary_of
     from ranking.data.disk_batches import training_tensors
+    from ranking.training.arm_config import ranker_config
+    from ranking.training.load_ranker import load_trained
     from ranking.training.loop import Epoch, train
     from ranking.training.ranker import METRICS, Ranker, fit_on, make_model
     from ranking.training.sizing import sized, table_parameters
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
-    describe = {"kind": "ranker", "name": name, "seed": seed, **context.trained_on.as_json()}
+    kind = "ranker" if spec.reranker is None else "reranked_ranker"
+    describe = {"kind": kind, "name": name, "seed": seed, **context.trained_on.as_json()}
     if folder is not None:
         discard_damaged(folder)
     if folder is not None and not context.first_epoch and written_before(folder, describe) is not None:
         # Interrupted after saving the ranker, before saving its predictions.
-        ranker, details = Ranker.load(folder), read_record(ArmDetails, folder / METRICS)
-        return _scored(context.validation, context.test, ranker, details, name)
+        details = read_record(ArmDetails, folder / METRICS)
+        return _scored(context.validation, context.test, load_trained(folder), details, name)
 
-    config = _config(context, arm, spec)
+    served = served_by(context, context.train.schema)
+    config = ranker_config(arm, spec, context.spec.model, context.train, context.rate, served)
     scaling = config.scaling
     vocabulary = vocabulary_of(context.train)
     training = training_tensors(context.train, scaling, vocabulary, config.inputs)
@@ -311,10 +322,14 @@ def _train_neural(
         table_parameters=table_parameters(trained.model),
         features=config.schema.names,
     )
-    if folder is not None:
-        ranker.save(folder, describe, details.as_json())
-    result = _scored(context.validation, context.test, ranker, details, name if folder is not None else None)
     liveness = _liveness(ranker, context.validation, trained.tables) if context.liveness else None
+    scored: Ranker | RerankedRanker = ranker
+    if spec.reranker is not None:
+        scored, details, context_part = _reranked(context, spec, seed, ranker, details, progress)
+        liveness = (*liveness, *context_part) if liveness is not None else None
+    if folder is not None:
+        scored.save(folder, describe, details.as_json())
+    result = _scored(context.validation, context.test, scored, details, name if folder is not None else None)
     return dataclasses.replace(result, test_first_epoch=first[0] if first else None, liveness=liveness)
 
 
@@ -325,44 +340,26 @@ def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableCha
     return measure_liveness(ranker.model, ranker.batches(rows), tables, counts=prior_interactions(rows))
 
 
-def parameters_before_training(context: TrainingContext, arm: str, spec: ArmSpec) -> int:
-    """Count the parameters of a neural arm's model without training it."""
-    from ranking.data.batches import vocabulary_of
-    from ranking.training.ranker import fit_on
-    from ranking.training.sizing import parameters_of
+def _reranked(
+    context: TrainingContext, spec: ArmSpec, seed: int, ranker: Ranker, details: ArmDetails, progress: Progress
+) -> tuple[RerankedRanker, ArmDetails, tuple[PartLiveness, ...]]:
+    """The ranker with its re-ranker, what training it gave, and, if it is measured, the liveness of the context."""
+    from ranking.training.device import training_device
+    from ranking.training.measure_liveness import liveness_rows
+    from ranking.training.rerank_arm import context_liveness, rerank
 
-    context = context.narrowed(spec)
-    config = _config(context, arm, spec)
-    vocabulary = vocabulary_of(context.train)
-    fitted = fit_on(context.train, config, vocabulary, context.quantizer, context.neighbours)
-    return parameters_of(config, vocabulary, fitted)
-
-
-def _config(context: TrainingContext, arm: str, spec: ArmSpec) -> RankerConfig:
-    """Build the configuration of an arm's ranker."""
-    from ranking.data.coded_inputs import CodedInputs
-    from ranking.models.numeric_bins import binned, bins_of
-    from ranking.training.ranker import RankerConfig
-
-    rows, model = context.train, spec.model_spec(context.spec.model)
-    scaling = Scaling.fit_chunks(rows.feature_chunks(), context.rate)
-    bins = bins_of(rows.schema, model.numeric_bins)
-    if any(bins):
-        scaling = binned(scaling, rows.feature_chunks(), bins)
-    return RankerConfig(
-        arm=arm,
-        representations=spec.representations,
-        model=model,
-        numeric=feature_names(rows.schema),
-        scaling=scaling,
-        inputs=CodedInputs.fit(rows),
-        content_dim=context.train.items.content.shape[1],
-        **_served_by(context, rows.schema),
-    )
+    device = training_device(context.spec.training.device)
+    reranked, trained = rerank(ranker, spec, context.train_in_memory(), context.validation, seed, device, progress)
+    parts = (context_liveness(reranked, liveness_rows(context.validation)),) if context.liveness else ()
+    own = sum(parameter.numel() for parameter in reranked.reranker.parameters())
+    return reranked, dataclasses.replace(details, reranked=trained.validation_auc, reranker_parameters=own), parts
 
 
-def _scored(validation: Dataset, test: Dataset, ranker: Ranker, details: ArmDetails, name: str | None) -> ArmResult:
-    return ArmResult(max(details.validation_auc or ()), ranker.score(validation), ranker.score(test), name, details)
+def _scored(
+    validation: Dataset, test: Dataset, ranker: LoadedRanker, details: ArmDetails, name: str | None
+) -> ArmResult:
+    reached = max(details.reranked or details.validation_auc or ())
+    return ArmResult(reached, ranker.score(validation), ranker.score(test), name, details)
 
 
 FIRST_EPOCH = "test, first epoch"

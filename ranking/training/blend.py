@@ -5,7 +5,7 @@ The weights are the same for all rows, or, of two arms, depend on the candidate'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ranking.data.dataset import Dataset
 from ranking.data.schema import FeatureSchema
-from ranking.evaluation.metrics import auc, log_loss
+from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmDetails, ArmResult, TrainingContext, read_predictions
@@ -22,12 +22,9 @@ from ranking.training.blend_ranker import KIND, BlendConfig, save_blend
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.liveness import PartLiveness, gate_by_count
 from ranking.training.load_ranker import load_trained
-from ranking.training.mixing import logits, probabilities
+from ranking.training.mixing import best_weights, logits, probabilities
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.progress import SILENT, Progress
-
-STEPS = 10
-"""Weights are multiples of 1 / STEPS."""
 
 
 def blend_arm(
@@ -132,39 +129,3 @@ def save_blend_arm(
     describe = {"kind": KIND, "name": name, "seed": seed, "members": members, **context.trained_on.as_json()}
     save_blend(folder, describe, config, folders, result.details.as_json())
     return replace(result, ranker=name)
-
-
-def best_weights(label: npt.NDArray[np.int8], member_logits: Doubles) -> Doubles:
-    """Choose the weights with the best validation AUC; ties are decided by log-loss.
-
-    Parameters
-    ----------
-    label : int8 [rows]
-        Validation labels.
-    member_logits : float64 [members, rows]
-        Logit of each member.
-
-    Returns
-    -------
-    float64 [members]
-        Multiples of 1 / :data:`STEPS` with sum 1.
-    """
-
-    def quality(weights: Doubles) -> tuple[float, float]:
-        blended = weights @ member_logits
-        return auc(label, blended), -log_loss(label, probabilities(blended))
-
-    return max(_grid(len(member_logits)), key=quality)
-
-
-def _grid(members: int) -> Iterator[Doubles]:
-    """Yield all weights that are multiples of 1 / STEPS and sum to 1."""
-    yield from (np.array(parts) / STEPS for parts in _shares(members, STEPS))
-
-
-def _shares(members: int, total: int) -> Iterator[Sequence[int]]:
-    if members == 1:
-        yield (total,)
-        return
-    for first in range(total + 1):
-        yield from ((first, *rest) for rest in _shares(members - 1, total - first))

@@ -10,7 +10,7 @@ import numpy as np
 
 from sidkit.core.arrays import Doubles, Ints
 
-PartKind = Literal["attention", "table", "gate", "weights", "loss"]
+PartKind = Literal["attention", "table", "gate", "weights", "adapter", "context", "loss"]
 COUNT_BINS = (0, 1, 10, 100)
 """Lower ends of the bins of interactions; items with fewer than 10 are cold."""
 
@@ -59,7 +59,8 @@ class PartLiveness:
     """Validation AUC as trained, on the rows that ``auc_off`` is measured on."""
     auc_off: tuple[float, ...] = ()
     """The same with the part forced off; of a gate, forced to 0 and to 1; of the weights of a blend by counts, with the best
-    weights that are equal for all rows."""
+    weights that are equal for all rows; of an adapter, with the frozen
+    scores; of the context of a request, with zeros, and with its mean over rows."""
     delta_auc: tuple[float, ...] = ()
     """``auc_off`` minus ``auc``: negative if the part helps."""
     by_count: tuple[GateByCount, ...] = ()

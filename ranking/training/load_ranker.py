@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ranking.data.dataset import Dataset
+from ranking.training.adapted_ranker import KIND as ADAPTED
+from ranking.training.adapted_ranker import AdaptedRanker
 from ranking.training.registered_ranker import KIND, RegisteredRanker
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.records import CodebookRecord
@@ -53,14 +55,17 @@ def load_ranker(folder: Path, codebook: CodebookRecord, purpose: str) -> LoadedR
         See :meth:`ranking.training.ranker.Ranker.load` and
         :meth:`ranking.training.registered_ranker.RegisteredRanker.load`.
     """
-    if read_manifest(folder, verify=False).get("kind") == KIND:
+    kind = read_manifest(folder, verify=False).get("kind")
+    if kind == KIND:
         return RegisteredRanker.load(folder, codebook)
+    if kind == ADAPTED:
+        return AdaptedRanker.load(folder, lambda scorer: load_ranker(scorer, codebook, purpose))
     require("torch", "safetensors", purpose=purpose, extra="rank")
     return load_trained(folder)
 
 
 def load_trained(folder: Path) -> LoadedRanker:
-    """Read the artefact of an arm: a neural ranker, gradient boosting or a blend.
+    """Read the artefact of an arm: a neural ranker, one with a re-ranker or an adapter, gradient boosting or a blend.
 
     Raises
     ------
@@ -72,10 +77,16 @@ def load_trained(folder: Path) -> LoadedRanker:
         from ranking.training.boosted_ranker import BoostedRanker
 
         return BoostedRanker.load(folder)
+    if kind == ADAPTED:
+        return AdaptedRanker.load(folder, load_trained)
     if kind == "blend_ranker":
         from ranking.training.blend_ranker import BlendRanker
 
         return BlendRanker.load(folder, load_trained)
+    if kind == "reranked_ranker":
+        from ranking.training.reranked_ranker import RerankedRanker
+
+        return RerankedRanker.load(folder)
     from ranking.training.ranker import Ranker
 
     return Ranker.load(folder)

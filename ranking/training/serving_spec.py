@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from ranking.data.decoded import CONTENT_VECTORS, VectorsOf
@@ -54,3 +55,12 @@ class ServingSpec:
 
 def _is_vector(name: str, kind: str) -> bool:
     return name.startswith(f"{CONTENT}__") and kind.startswith("Array(")
+
+
+def joined_spec(specs: Sequence[ServingSpec]) -> ServingSpec:
+    """What serving several rankers of one codebook and of the same item vectors at once requires: the features of all."""
+    first = specs[0]
+    schema = FeatureSchema(tuple({each.name: each for spec in specs for each in spec.schema.features}.values()))
+    needed = {feature: kind for spec in specs for feature, kind in spec.features.items()}
+    stated = {each.name: getattr(first, each.name) for each in fields(ServingSpec)}
+    return ServingSpec(**{**stated, "schema": schema, "features": needed})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -126,6 +127,54 @@ def promote(name: RankerName, repo: RepoOption = Path()) -> None:
 
     sidkit.open(repo).promote_ranker(name)
     say(f"{name} is serving")
+
+
+@ranker_app.command("adapt")
+def adapt(
+    repo: RepoOption = Path(),
+    adapter: Annotated[str, typer.Option(help="bias, gate, or a class of your own: path/to/file.py:Class.")] = "bias",
+    ranker: Annotated[str | None, typer.Option(help="The ranker to adapt; default: the serving ranker.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Instead of --ranker: the ranker of this arm.")] = None,
+    other: Annotated[
+        str | None, typer.Option(help="Of a gate: the second ranker. Default: the item's click rate of 30 days.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="Fit on the labelled rows of so many days.")] = 1.0,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit on rows whose labels were known by this time, ISO 8601 with a zone. Default: when that of the last row "
+            "was known."
+        ),
+    ] = None,
+    promote: Annotated[
+        bool | None,
+        typer.Option(
+            "--promote/--no-promote",
+            help="Whether the result serves. Default: if the same ranker serves, adapted or not.",
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Correct a frozen ranker by the newest labelled rows.
+
+    The ranker is not trained again, so this takes seconds and can run every day. A running service takes the result over, as it
+    does every promoted ranker; `sidkit ranker promote` goes back.
+    """
+    import sidkit
+
+    facts = sidkit.open(repo).adapt_ranker(
+        adapter, ranker=ranker, arm=arm, other=other, days=days, until=until, promote=promote
+    )
+    if json_:
+        show_json(asdict(facts))
+        return
+    say(
+        f"{facts.name}: {facts.adapter} of {facts.scorer}{f' and {facts.other}' if facts.other else ''}, fitted on "
+        f"{facts.rows:,} rows from {facts.fit_start} to {facts.fit_end}"
+    )
+    say(", ".join(f"{name} {value:.4g}" for name, value in facts.fitted.items()) or "the rows allow no correction")
+    if facts.before is not None:
+        say(f"{facts.name} is serving; go back with `sidkit ranker promote {facts.before}`")
 
 
 @ranker_app.command("log")

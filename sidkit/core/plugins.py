@@ -5,7 +5,8 @@ A plug-in is named in one of two ways:
 - ``path/to/file.py:Class``: a class in one Python file. The path is relative to the preset that names it, else to the working
   directory. The file may import installed packages only: other files in its folder are not part of the plug-in.
 - the name of a Python entry point of an installed distribution, in the group of its kind (``sidkit.quantizers``,
-  ``sidkit.encoders``, ``sidkit.representations``, ``sidkit.histories``, ``sidkit.datasets``, ``sidkit.rankers``).
+  ``sidkit.encoders``, ``sidkit.representations``, ``sidkit.histories``, ``sidkit.rerankers``, ``sidkit.adapters``,
+  ``sidkit.datasets``, ``sidkit.rankers``).
 
 A name is resolved once, when the preset is read: the file is executed, the class is checked against the contract (the base
 class of its kind), and the name becomes a **reference** with a hash, ``file.py:Class@<hash>`` or ``name@<version>+<hash>``.
@@ -170,6 +171,16 @@ class Registry(Generic[T]):
             return self.resolved(name, (info.context or {}).get("folder"))
         except PluginError as error:
             raise ValueError(str(error)) from error
+
+    def known_field(self, name: str, info: ValidationInfo) -> str:
+        """Like :meth:`resolved_field`, and raise ``ValueError`` for an unknown name; built-in classes are not imported."""
+        name = self.resolved_field(name, info)
+        if name not in self.built_in:
+            try:
+                self.find(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return name
 
     def find(self, name: str) -> type[T]:
         """Return the class of a built-in name, a plug-in name or a reference.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from uvicorn import Config
 
+import sidkit
 from helpers.builders import FinishedJob, copy_of
 from helpers.http_service import Answer, Service, running
 from ranking.serving.scorer import Scorer
@@ -211,3 +212,21 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(two_workers: Servic
     assert service.stop() == 0
     time.sleep(0.1)
     assert not [pid for pid in before if Path(f"/proc/{pid}").exists()]
+
+
+def test_an_adapted_ranker_takes_over_and_gives_way_without_a_restart(repo: Repo) -> None:
+    catalog = Catalog.open(repo)
+    frozen = catalog.serving_ranker().name
+    with running(repo.path, "--poll", 0.1) as service:
+        with Load(service) as load:
+            facts = sidkit.open(repo.path).adapt_ranker(days=5)
+            assert facts.serving and facts.before == frozen
+            service.wait_until(lambda one: ranker_of(one) == facts.name)
+            sidkit.open(repo.path).promote_ranker(frozen)
+            service.wait_until(lambda one: ranker_of(one) == frozen)
+        assert not load.errors and {answer.status for answer in load.answers} == {200}
+        scorers = {name: Scorer(repo, name) for name in (frozen, facts.name)}
+        seen = [answer.json for answer in load.answers]
+        assert {each["ranker"]["name"] for each in seen} == set(scorers)
+        for answer in seen[:: max(len(seen) // 40, 1)]:
+            check_answer(answer, scorers)

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
     "upgrade": "test_upgrade.py: killed after every step", "data convert": "renames, outside the repo",
     "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",
+    "ranker adapt": "test_adapted_ranker.py: killed between files and catalogue",
     "ranker log": "writes to MLflow only: test_mlflow_log.py", "serve": "reads; its log: test_served_log.py, killed",
     "audit skew": "reads", "monitor": "reads; its page is one rename",
     "events push": "one rename: test_ticks.py", "events items": "one rename: test_ticks.py",

@@ -1,4 +1,6 @@
-"""A quantizer, an encoder, a representation or a history is one file and one line of its registry; nothing else names it."""
+"""A quantizer, an encoder, a representation, a history, a re-ranker or an adapter is one file and one line of its registry;
+nothing else names it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ import pytest
 from helpers.places import ROOT
 from ranking.models.histories import HISTORIES, HISTORY_NAMES
 from ranking.models.representations import REPRESENTATION_NAMES, REPRESENTATIONS
+from ranking.models.rerankers import RERANKER_NAMES, RERANKERS
+from ranking.training.adapters import ADAPTER_NAMES, ADAPTERS
 from semantic_ids.encoders import ENCODER_NAMES, ENCODERS
 from semantic_ids.quantizers import QUANTIZER_NAMES, QUANTIZERS
 
@@ -19,6 +23,8 @@ REGISTRIES = {
     "semantic_ids/encoders/__init__.py": (ENCODERS, ENCODER_NAMES),
     "ranking/models/representations/__init__.py": (REPRESENTATIONS, REPRESENTATION_NAMES),
     "ranking/models/histories/__init__.py": (HISTORIES, HISTORY_NAMES),
+    "ranking/models/rerankers/__init__.py": (RERANKERS, RERANKER_NAMES),
+    "ranking/training/adapters/__init__.py": (ADAPTERS, ADAPTER_NAMES),
 }
 PARTS = [(registry, name) for registry, (known, _) in REGISTRIES.items() for name in known]
 NAMED_ELSEWHERE = {

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ranking.models.spec import SizedBy
 from ranking.pipeline.presets import load_preset
-from ranking.training.arm_spec import ArmSpec, check_blends
+from ranking.training.arm_members import check_blends
+from ranking.training.arm_spec import ArmSpec
 from semantic_ids.encoders import ENCODER_NAMES
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quantizers import QUANTIZER_NAMES

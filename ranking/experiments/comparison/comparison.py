@@ -32,7 +32,8 @@ from ranking.pipeline.codebook_window import window_of
 from ranking.pipeline.controls import ControlStages, control_inputs
 from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
-from ranking.training.arm_spec import RankerSpec, losses_of, members_first, without_loss
+from ranking.training.arm_members import members_first
+from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
 from semantic_ids.fitting import CodebookSpec
 from sidkit.core.arrays import Ints
 from sidkit.core.config import content_hash, resolved_url
@@ -259,7 +260,7 @@ class Comparison:
         spec = self.options.arms[CODES_AS_FEATURES]
 
         def count() -> StageResult:
-            from ranking.training.arms import parameters_before_training
+            from ranking.training.arm_size import parameters_before_training
 
             context = context_of(self.repo, frame, self.options.spec)
             parameters = parameters_before_training(context, CODES_AS_FEATURES, spec)

@@ -16,6 +16,8 @@ _OFF: dict[PartKind, tuple[str, ...]] = {
     "table": ("zeros",),
     "gate": ("0", "1"),
     "weights": ("constant weights",),
+    "adapter": ("the frozen score",),
+    "context": ("zeros", "the mean"),
     "loss": ("removed",),
 }
 

@@ -20,6 +20,8 @@ from ranking.data.split import TimeSplit
 from ranking.experiments.comparison.arms import ComparedArm
 from ranking.pipeline.controls import control_folders
 from ranking.pipeline.prepare import training_context
+from ranking.training.adapted_arm import adapted_arm
+from ranking.training.arm_members import in_order
 from ranking.training.arm_spec import RankerSpec, without_loss
 from ranking.training.arms import ArmDetails, ArmResult, read_details, train_arm, write_predictions
 from ranking.training.blend import blend_arm
@@ -162,10 +164,10 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     """
     parent = os.getppid()
     contexts: dict[str, TrainingContext] = {}
-    # Blends come after all other trials, which include their members.
-    for blends in (False, True):
+    # Blends and adapters come after all other trials, which include their members.
+    for order in sorted({in_order(plan.arms[trial.arm]) for trial in plan.all_trials}):
         claimed_elsewhere = []
-        trials = [trial for trial in plan.all_trials if (plan.arms[trial.arm].kind == "blend") == blends]
+        trials = [trial for trial in plan.all_trials if in_order(plan.arms[trial.arm]) == order]
         # Trials of the same frame are adjacent, so that each frame is loaded once.
         for trial in sorted(trials, key=lambda trial: (trial.origin, trial.frame)):
             if os.getppid() != parent:
@@ -216,8 +218,12 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
 
 def _trained(plan: Plan, trial: Trial, context: TrainingContext, progress: Progress) -> ArmResult:
     spec = plan.arms[trial.arm]
+    paths = {arm: plan.path(member) for arm, member in plan.members(trial).items()}
+    if spec.kind == "adapter":
+        delay_us = Repo.open(plan.repo).settings.time.delay_us
+        parts = (context.validation, context.test)
+        return adapted_arm(trial.arm, trial.seed, spec, *parts, paths, delay_us, progress)
     if spec.kind == "blend":
-        paths = {arm: plan.path(member) for arm, member in plan.members(trial).items()}
         return blend_arm(trial.arm, trial.seed, spec, context.validation, context.test, paths, progress)
     if trial.without is not None:
         context = dataclasses.replace(context, rankers=None, liveness=False, first_epoch=False)

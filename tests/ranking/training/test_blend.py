@@ -17,8 +17,8 @@ from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import log_loss
 from ranking.training.arm_spec import ArmSpec
 from ranking.training.arms import ArmDetails, ArmResult, read_details, write_predictions
-from ranking.training.blend import best_weights, blend_arm
-from ranking.training.mixing import logits, probabilities
+from ranking.training.blend import blend_arm
+from ranking.training.mixing import best_weights, logits, probabilities
 
 law = settings(max_examples=40, deadline=None, database=None)
 

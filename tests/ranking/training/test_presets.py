@@ -140,7 +140,7 @@ def test_text_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         ),
         (BLENDED.replace('"trees", "id"', '"id"'), "two to 5 distinct arms to blend, got id"),
         (BLENDED.replace('"trees", "id"', '"id", "id"'), "two to 5 distinct arms to blend, got id, id"),
-        (GOOD + 'of = ["a", "b"]\n', "only a blend arm has 'of', got it for kind 'neural'"),
+        (GOOD + 'of = ["a", "b"]\n', "only a blend or adapter arm has 'of', got it for kind 'neural'"),
         (GOOD + "boosting = {leaves = 8}\n", "only a gbdt arm has 'boosting'"),
         (BLENDED + "shuffle_codes = true\n", "a blend arm with these settings reads no codes"),
         (GOOD + '[arms.trees]\nkind = "gbdt"\nboosting = {similarities = ["mean", "mean"]}\n', "distinct similarities"),
