@@ -4,8 +4,8 @@
 
 One time origin: rankers train on the first 70 % of the log (at most 15,000 rows, by user), choose their epoch on the next
 15 %, and the last 15 % are test rows (at most 12,000 each). Each idea has a control: random neighbours, statistics of random
-rows, shuffled counts. Blends choose their weights on validation rows, so on validation rows they are cross-fitted in two
-halves by user. Without ``--open``, arms are compared on validation rows; with it, on test rows. Results go to
+rows, shuffled counts. Blends choose their weights on validation rows, so on validation rows they are cross-fitted in
+:data:`FOLDS` parts by user. Without ``--open``, arms are compared on validation rows; with it, on test rows. Results go to
 ``benchmarks/results/gates.json``, one entry per data set and kind of rows. Saved trials are not repeated.
 """
 
@@ -62,6 +62,8 @@ NAMED = (
     "id_content", "id_content_prior", "id_content_prior_random", "gatesid", "gatesid_shuffled", "gbdt", "blend",
     "blend_counts", "blend_counts_shuffled",
 )  # fmt: skip
+FOLDS = 14
+"""Parts of users in a cross-fit. In halves of a few users, weights of a blend are those of other users than it is for."""
 BLENDS = ("blend", "blend_counts", "blend_counts_shuffled")
 
 
@@ -159,7 +161,7 @@ def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
 
 
 def cross_fitted(plan: Plan, trial: Trial, rows: Dataset) -> Doubles:
-    """Scores of a blend on validation rows, each half with the weights of the other half."""
+    """Scores of a blend on validation rows, each part of the users with the weights of the other parts."""
     spec = plan.arms[trial.arm]
     members = {name: plan.path(each) for name, each in plan.members(trial).items()}
     member_logits = np.stack([logits(read_predictions(members[name], "validation")) for name in sorted(members)])
@@ -167,10 +169,9 @@ def cross_fitted(plan: Plan, trial: Trial, rows: Dataset) -> Doubles:
     features = gate_features(rows)
     if spec.shuffled_counts:
         features = shuffled(features, trial.seed)
-    number = np.unique(users.astype(str), return_inverse=True)[1].ravel()
-    half = np.random.default_rng(1).integers(0, 2, number.max() + 1)[number]
+    fold = folds_of(users)
     scores = np.zeros(len(rows))
-    for own in (half == 0, half == 1):
+    for own in (fold == part for part in range(fold.max() + 1)):
         weights = best_weights(label[~own], member_logits[:, ~own])
         gate = CountGate.constant(float(weights[0]))
         if spec.by_counts:
@@ -179,6 +180,17 @@ def cross_fitted(plan: Plan, trial: Trial, rows: Dataset) -> Doubles:
         else:
             scores[own] = probabilities(weights @ member_logits[:, own])
     return scores
+
+
+def folds_of(users: np.ndarray) -> np.ndarray:
+    """Part of each row, ``int64 [rows]``: a user's rows are in one, and parts have about the same number of rows."""
+    number = np.unique(users.astype(str), return_inverse=True)[1].ravel()
+    rows = np.bincount(number)
+    part, filled = np.zeros(len(rows), dtype=np.int64), np.zeros(min(FOLDS, len(rows)))
+    for user in np.argsort(-rows, kind="stable"):
+        part[user] = filled.argmin()
+        filled[part[user]] += rows[user]
+    return part[number]
 
 
 PAIRS = (

@@ -3,11 +3,12 @@
     python benchmarks/mechanisms.py --data DATA... [--work .work/mechanisms] [--arms ARM...] [--settings NAME...] [--open]
 
 Codebooks are fitted on the first 30 % of the log, and rankers train on the rows after them, with statistics of codes. Every arm
-is trained with every setting of :data:`SETTINGS`, with the same number of epochs at most; an arm's setting is the one with the
-best mean AUC over all rows and cold rows. After training, every part is forced off, and every auxiliary loss of the arms named
-in ``--losses`` is left out of another training; changes of the AUC have 95 % intervals over users, items and trainings. Only by
-``--open`` are arms compared on test rows, each with its chosen setting. Trials are saved in the work folder and not repeated.
-Results go to ``benchmarks/results/mechanisms.json``; ``--table`` prints those as Markdown.
+is trained with every setting of ``mechanism_settings.SETTINGS`` that is for it, with the same number of epochs at most; an
+arm's setting is the one with the best mean AUC over all rows and cold rows. After training, every part is forced off, and
+every auxiliary loss of the arms named in ``--losses`` is left out of another training; changes of the AUC have 95 % intervals
+over users, items and trainings. Only by ``--open`` are arms compared on test rows, each with its chosen setting. Trials are
+saved in the work folder and not repeated. Results go to ``benchmarks/results/mechanisms.json``; ``--table`` prints those as
+Markdown.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 from arms import ROOT, with_settings
+from loss_effects import contrast_batches, first_batches, fitted_of, loss_facts, model_with
+from mechanism_settings import ARM, FOR_ARMS, SETTINGS
 
 from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, difference
@@ -36,6 +39,7 @@ from ranking.experiments.comparison.arms import ComparedArm, load_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
 from ranking.experiments.comparison.trials import Plan, context_of
 from ranking.models.attention import TargetAttention
+from ranking.models.spec import ModelSpec
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
@@ -49,57 +53,9 @@ from sidkit.core.repo import SETTINGS_FILE, Repo
 
 RESULTS = ROOT / "benchmarks" / "results" / "mechanisms.json"
 ARMS = ("id_content_codes_saviorrec", "mba", "saviorrec", "id_codes_smile", "smile_rq", "smile_opq", "smile",
-        "id_content_codes_smile", "saviorrec_smile")  # fmt: skip
-LOSSES = ("smile",)
+        "id_content_codes_smile", "saviorrec_smile", "gatesid", "id_content_prior")  # fmt: skip
+LOSSES = ("smile", "smile_rq", "smile_opq")
 BUDGET: dict[str, Any] = {"training.epochs": 12, "training.patience": 2}
-FEATURES = "arm.features"
-_COSINE = {"model.attention": "cosine", "model.attention_scale": 10.0, "training.learning_rate": 1e-3}
-_GENTLE = {"model.attention": "cosine", "model.attention_scale": 2.0}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "before": {},
-    "codes": {"training.code_table_learning_rate": 5e-4},
-    "gentle": {**_GENTLE, "training.code_table_learning_rate": 5e-4},
-    "read": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 0.2},
-    "read fully": {**_GENTLE, "training.code_table_learning_rate": 5e-4, "model.history_scale": 1.0},
-    "code rates": {**_COSINE, "training.code_table_learning_rate": 2e-3, "model.code_table_start": 0.1},
-    "row-wise": {
-        **_COSINE,
-        "training.table_optimiser": "rowwise_adagrad",
-        "training.table_learning_rate": 5e-3,
-        "training.code_table_learning_rate": 2e-2,
-        "model.code_table_start": 0.1,
-    },
-    "strong losses": {
-        **_COSINE,
-        "training.table_learning_rate": 5e-4,
-        "training.code_table_learning_rate": 5e-3,
-        "model.id_table_start": 0.1,
-        "model.code_table_start": 0.1,
-        "model.transfer_weight": 0.1,
-        "model.transfer_temperature": 0.1,
-        "model.contrast_weight": 0.2,
-    },
-    "all at once": {
-        "model.attention": "cosine",
-        "model.attention_scale": 10.0,
-        "model.history_scale": 1.0,
-        "training.table_learning_rate": 5e-4,
-        "training.code_table_learning_rate": 2e-3,
-        "model.id_table_start": 0.1,
-        "model.code_table_start": 0.1,
-        "model.transfer_weight": 0.1,
-        "model.transfer_temperature": 0.1,
-        "model.contrast_weight": 0.2,
-    },
-    "no statistics": {FEATURES: ("!*code_*",)},
-    "no statistics, code rates": {
-        **_GENTLE,
-        FEATURES: ("!*code_*",),
-        "training.code_table_learning_rate": 2e-3,
-        "model.code_table_start": 0.1,
-    },
-}
-"""Settings that are compared; ``before`` are those of the presets."""
 SLICES = ("all", "cold")
 LOSS = "loss "
 
@@ -140,7 +96,18 @@ def spec_of(options: argparse.Namespace) -> RankerSpec:
 
 def ranker_of(spec: RankerSpec, setting: str) -> RankerSpec:
     """The settings of rankers with those of :data:`SETTINGS`."""
-    return with_settings(spec, {key: value for key, value in SETTINGS[setting].items() if key != FEATURES})
+    return with_settings(spec, {key: value for key, value in SETTINGS[setting].items() if not key.startswith(ARM)})
+
+
+def settings_for(arm: str) -> list[str]:
+    """The settings that an arm is trained with by default."""
+    return [name for name in SETTINGS if arm in FOR_ARMS.get(name, (arm,))]
+
+
+def arm_of(arm: ComparedArm, setting: str) -> ComparedArm:
+    """An arm with those of :data:`SETTINGS` that are keys of an arm."""
+    own = {key.removeprefix(ARM): value for key, value in SETTINGS[setting].items() if key.startswith(ARM)}
+    return arm.model_copy(update=own)
 
 
 def planned(data: str, options: argparse.Namespace) -> tuple[Plan, dict[str, TrainingContext]]:
@@ -160,8 +127,8 @@ def planned(data: str, options: argparse.Namespace) -> tuple[Plan, dict[str, Tra
     return plan, {trial.arm: dataclasses.replace(frames[trial.frame], first_epoch=False) for trial in plan.trials}
 
 
-def trained(context: TrainingContext, name: str, arm: ComparedArm, seed: int, folder: Path) -> Found:
-    """Train an arm, and force each of its parts off."""
+def trained(context: TrainingContext, name: str, arm: ComparedArm, seed: int, folder: Path, whole: ModelSpec) -> Found:
+    """Train an arm, and force each of its parts off; ``whole`` is its model with all auxiliary losses, which are measured."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.process_time()
     result = train_arm(dataclasses.replace(context, rankers=folder), name, arm, seed, "trial")
@@ -169,13 +136,20 @@ def trained(context: TrainingContext, name: str, arm: ComparedArm, seed: int, fo
     ranker = Ranker.load(folder / "trial")
     off: dict[tuple[str, float], Doubles] = {}
     parts = measure_liveness(ranker.model, ranker.batches(context.of_arm(arm, seed).validation), scores=off)
-    begun = sizes_of(started_model(ranker, seed))
+    started_as = started_model(ranker, seed)
+    begun = sizes_of(started_as)
+    batches = first_batches(ranker, context.of_arm(arm, seed).train, context.spec.training.batch_rows)
     facts = {
         "seconds": round(seconds, 2),
         "curve": result.details.validation_auc,
         "parts": {
             part.name: {"kind": part.kind, "role": part.role, "entropy": part.entropy_over_log_n} for part in parts
         },
+        "losses": {
+            when: loss_facts(model_with(ranker, whole, model.state_dict()), whole, batches)
+            for when, model in (("start", started_as), ("end", ranker.model))
+        },
+        "contrast": contrast_batches(ranker.model, batches, whole.contrast_negatives),
         "sizes": {key: [begun[key], size] for key, size in sizes_of(ranker.model).items()},
         "scales": [
             module.scale().tolist()
@@ -192,11 +166,7 @@ def trained(context: TrainingContext, name: str, arm: ComparedArm, seed: int, fo
 def started_model(ranker: Ranker, seed: int) -> torch.nn.Module:
     """The model as it was before training."""
     torch.manual_seed(seed)
-    fitted = {
-        name: {key.removeprefix("fitted_"): each for key, each in part.named_buffers() if key.startswith("fitted_")}
-        for name, part in zip(ranker.config.representations, ranker.model.parts, strict=True)
-    }
-    return make_model(ranker.config, ranker.vocabulary, fitted)
+    return make_model(ranker.config, ranker.vocabulary, fitted_of(ranker))
 
 
 def sizes_of(model: Any) -> dict[str, float]:
@@ -215,9 +185,8 @@ class Trials:
 
     def get(self, arm: str, setting: str, seed: int, without: str | None = None) -> Found:
         """One trial; ``without`` names an auxiliary loss that it is trained without."""
-        context, spec = self.contexts[arm], self.plan.arms[arm]
+        context, spec = self.contexts[arm], arm_of(self.plan.arms[arm], setting)
         ranker = ranker_of(context.spec, setting)
-        spec = spec.model_copy(update={"features": SETTINGS[setting].get(FEATURES, spec.features)})
         arm_spec = spec if without is None else without_loss(spec, ranker.model, without)
         marks = [context.trained_on.as_json(), arm_spec.trained_by(), ranker.model_dump(mode="json", exclude={"serve"})]
         path = (
@@ -226,7 +195,8 @@ class Trials:
         )
         if not path.exists():
             asked = dataclasses.replace(context, spec=ranker)
-            trained(asked, arm, arm_spec, seed, self.folder / f"ranker-{os.getpid()}").save(path)
+            folder, whole = self.folder / f"ranker-{os.getpid()}", spec.model_spec(ranker.model)
+            trained(asked, arm, arm_spec, seed, folder, whole).save(path)
             print(f"  {path.name} {Found.load(path).facts['seconds']} s", flush=True)
         return Found.load(path)
 
@@ -271,14 +241,22 @@ def measured(trials: Trials, arm: str, setting: str) -> dict[str, Any]:
             "change": changed(evaluator, [each.off[name] for each in found], base),
         }
     spec = ranker_of(trials.plan.spec, setting)
-    for loss in losses_of(trials.plan.arms[arm], spec.model) if arm in trials.options.losses else ():
-        without = [each.validation for each in trials.seeds(arm, setting, loss)]
-        parts[LOSS + loss] = {"kind": "loss", "role": loss, "change": changed(evaluator, without, base)}
+    for loss in losses_of(arm_of(trials.plan.arms[arm], setting), spec.model) if arm in trials.options.losses else ():
+        without = trials.seeds(arm, setting, loss)
+        parts[LOSS + loss] = {
+            "kind": "loss",
+            "role": loss,
+            "start": found[0].facts["losses"]["start"][loss],
+            "end": found[0].facts["losses"]["end"][loss],
+            "end_without": without[0].facts["losses"]["end"][loss],
+            "change": changed(evaluator, [each.validation for each in without], base),
+        }
     return {
         "auc": {name: value.value for name, value in aucs.items()},
         "seconds": float(np.mean([each.facts["seconds"] for each in found])),
         "epochs": [len(each.facts["curve"]) for each in found],
         "scales": found[0].facts["scales"],
+        "contrast": found[0].facts.get("contrast"),
         "parts": parts,
     }
 
@@ -330,7 +308,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "mechanisms")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help="any arms that `sidkit ranker compare` takes")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), help="default: those for each arm")
     parser.add_argument("--losses", nargs="*", default=list(LOSSES), help="arms to train without each auxiliary loss")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-train-rows", type=int, default=20_000)
@@ -342,7 +320,7 @@ def main() -> None:
     for data in options.data:
         name, trials = data_name(data), Trials(data, options)
         for arm in options.arms:
-            for setting in options.settings:
+            for setting in options.settings or settings_for(arm):
                 found = measured(trials, arm, setting)
                 print(name, arm, setting, found["auc"], round(found["seconds"], 1), flush=True)
                 _save(options.results, name, ["arms", arm, setting], {**found, "seeds": options.seeds})

@@ -155,6 +155,7 @@ def attend(
     gap_bucket: Tensor,
     recency: Tensor,
     key_scale: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pool histories by a masked softmax of dot products plus recency biases.
 
@@ -172,21 +173,26 @@ def attend(
         Bias per time bucket and head, ``float32 [buckets, heads]``.
     key_scale : Tensor, optional
         Factor of an item's dot products by head, ``float32 [items, heads]``; by default 1.
+    share : Tensor, optional
+        ``float32 [batch]``. Pool by half as many maps: ``share`` times the weights of the second half of the heads plus ``1 -
+        share`` times those of the first.
 
     Returns
     -------
     tuple of Tensor
-        Pooled vectors ``float32 [batch, heads, dim]`` and attention weights ``float32 [batch, heads, length]``.
+        Pooled vectors ``float32 [batch, maps, dim]``, where maps are the heads or, with a ``share``, half of them, and the
+        attention weights of the heads ``float32 [batch, heads, length]``.
     """
     bucket = torch.where(mask, gap_bucket, len(recency))
     factor = None if key_scale is None else key_scale.float()
     if is_plain():
-        return _pool(queries.float(), items.float(), recency, history, bucket, factor)
+        return _pool(queries.float(), items.float(), recency, history, bucket, factor, share)[:2]
     with torch.autocast(items.device.type, enabled=False):
         if not torch.is_grad_enabled() and all(map(is_shared, (history, mask, gap_bucket))):
-            return _attend_shared(queries.float(), items.float(), history[0], mask[0], gap_bucket[0], recency, factor)
+            rows = (history[0], mask[0], gap_bucket[0])
+            return _attend_shared(queries.float(), items.float(), *rows, recency, factor, share)
         pooled_and_weights: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries.float(), items.float(), recency, history, bucket, factor
+            queries.float(), items.float(), recency, history, bucket, factor, None if share is None else share.float()
         )
     return pooled_and_weights
 
@@ -199,6 +205,7 @@ def _attend_shared(
     gap_bucket: Tensor,
     recency: Tensor,
     key_scale: Tensor | None,
+    share: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`attend` of rows that share one history: ``history``, ``mask`` and ``gap_bucket`` are of shape ``[length]``."""
     past = gather_rows(items, history)
@@ -208,7 +215,18 @@ def _attend_shared(
         score = score * gather_rows(key_scale, history).t()
     score = score + bias
     weights = torch.softmax(score, dim=2) * mask.any()
-    return (weights.flatten(0, 1) @ past).view(queries.shape), weights
+    maps = mixed_maps(weights, share)
+    return (maps.flatten(0, 1) @ past).view(*maps.shape[:2], past.shape[1]), weights
+
+
+def mixed_maps(weights: Tensor, share: Tensor | None) -> Tensor:
+    """``share`` float32 [batch] times the second half of the heads of ``weights`` [batch, heads, any] plus ``1 - share`` times
+    the first half; without a share, the weights.
+    """
+    if share is None:
+        return weights
+    first, second = weights.chunk(2, dim=1)
+    return torch.lerp(first, second, share[:, None, None])
 
 
 class _Attend(torch.autograd.Function):
@@ -223,11 +241,20 @@ class _Attend(torch.autograd.Function):
         history: Tensor,
         bucket: Tensor,
         key_scale: Tensor | None,
+        share: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        weights, pooled = queries.new_empty((*queries.shape[:2], history.shape[1])), torch.empty_like(queries)
+        weights = queries.new_empty((*queries.shape[:2], history.shape[1]))
+        dots = None if key_scale is None else torch.empty_like(weights)
+        maps = queries.shape[1] // (1 if share is None else 2)
+        pooled = queries.new_empty((len(queries), maps, queries.shape[2]))
         for rows in _blocks(queries):
-            pooled[rows], weights[rows] = _pool(queries[rows], items, recency, history[rows], bucket[rows], key_scale)
-        ctx.save_for_backward(queries, items, history, bucket, weights, key_scale)
+            of_rows = None if share is None else share[rows]
+            pooled[rows], weights[rows], scaled = _pool(
+                queries[rows], items, recency, history[rows], bucket[rows], key_scale, of_rows
+            )
+            if dots is not None and scaled is not None:
+                dots[rows] = scaled
+        ctx.save_for_backward(queries, items, history, bucket, weights, key_scale, dots, share)
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
         ctx.buckets = len(recency)
@@ -236,47 +263,61 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        queries, items, history, bucket, weights, key_scale = ctx.saved_tensors
+        queries, items, history, bucket, weights, key_scale, dots, share = ctx.saved_tensors
+        of_share = None if share is None else torch.empty_like(share)
         of_scale = None if key_scale is None else torch.zeros_like(key_scale)
         of_queries, of_items, of_score = torch.empty_like(queries), torch.zeros_like(items), torch.empty_like(weights)
-        # d(item) = weight * d(pooled) + scale * d(score) * query
+        # d(item) = map * d(pooled) + scale * d(score) * query
         back = torch.cat([gradient, queries], dim=1)
         for rows in _blocks(queries):
             places = history[rows].flatten()
             past, weight = gather_rows(items, history[rows]), weights[rows]
-            of_weight = weight * torch.bmm(gradient[rows], past.transpose(1, 2))
+            maps, of_maps = weight, torch.bmm(gradient[rows], past.transpose(1, 2))
+            if share is not None and of_share is not None:
+                part = share[rows, None, None]
+                first, second = weight.chunk(2, dim=1)
+                maps = torch.lerp(first, second, part)
+                of_share[rows] = (of_maps * (second - first)).sum(dim=(1, 2))
+                of_maps = torch.cat([of_maps * (1 - part), of_maps * part], dim=1)
+            of_weight = weight * of_maps
             score = of_weight - weight * of_weight.sum(dim=2, keepdim=True)
             of_score[rows] = score
             if of_scale is not None:
-                dots = torch.bmm(queries[rows], past.transpose(1, 2))
-                of_scale.index_add_(0, places, (score * dots).transpose(1, 2).flatten(0, 1))
+                of_scale.index_add_(0, places, (score * dots[rows]).transpose(1, 2).flatten(0, 1))
                 score = score * gather_rows(key_scale, history[rows]).transpose(1, 2)
             of_queries[rows] = torch.bmm(score, past)
-            both = torch.cat([weight, score], dim=1).transpose(1, 2)
+            both = torch.cat([maps, score], dim=1).transpose(1, 2)
             of_items.index_add_(0, places, torch.bmm(both, back[rows]).flatten(0, 1))
         flat = bucket.flatten()
         per_head = [torch.bincount(flat, each.flatten(), ctx.buckets + 1) for each in of_score.unbind(dim=1)]
         of_recency = torch.stack(per_head, dim=1)[: ctx.buckets].to(items.dtype)
-        return of_queries, of_items, of_recency, None, None, of_scale
+        return of_queries, of_items, of_recency, None, None, of_scale, of_share
 
 
 def _pool(
-    queries: Tensor, items: Tensor, recency: Tensor, history: Tensor, bucket: Tensor, key_scale: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Pooled vectors and attention weights of some rows."""
+    queries: Tensor,
+    items: Tensor,
+    recency: Tensor,
+    history: Tensor,
+    bucket: Tensor,
+    key_scale: Tensor | None,
+    share: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pooled vectors and attention weights of some rows, and the dot products if they are scaled."""
     # Finite even after adding a score, so that a row of padding only does not become NaN.
     masked = recency.new_full((recency.shape[1], 1), torch.finfo(recency.dtype).min / 2)
     bias = torch.cat([recency.t(), masked], dim=1)
     nonempty = (bucket < recency.shape[0]).any(dim=1)[:, None, None]
     past = gather_rows(items, history)
     score = bias.index_select(1, bucket.flatten()).view(bias.shape[0], *history.shape).transpose(0, 1)
+    dots = None
     if key_scale is None:
         score = torch.baddbmm(score, queries, past.transpose(1, 2))
     else:
         dots = torch.bmm(queries, past.transpose(1, 2))
         score = score.addcmul(dots, gather_rows(key_scale, history).transpose(1, 2))
     weights = torch.softmax(score, dim=2) * nonempty
-    return torch.bmm(weights, past), weights
+    return torch.bmm(mixed_maps(weights, share), past), weights, dots
 
 
 def _blocks(rows: Tensor) -> list[slice]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def directional_transfer(own: Tensor, shared: Tensor, gate: Tensor, temperature: float = 1.0) -> Tensor:
+def directional_transfer(
+    own: Tensor,
+    shared: Tensor,
+    gate: Tensor,
+    temperature: float = 1.0,
+    terms: Literal["both", "codes", "ids"] = "both",
+) -> Tensor:
     """Adaptive transfer loss between id and RQ code embeddings (SMILE, arXiv 2510.12604, step 1).
 
     ``L_trans = T * KL(sg(id) || RQ) + (1 - T) * KL(id || sg(RQ))`` per item, where ``sg`` is stop-gradient and KL compares
@@ -21,6 +29,10 @@ def directional_transfer(own: Tensor, shared: Tensor, gate: Tensor, temperature:
         Id and RQ code embeddings, ``float32 [items, dim]``.
     gate : Tensor
         ``T``, ``float32 [items]`` in 0..1.
+    temperature : float
+        The larger, the closer both distributions are to uniform.
+    terms : str
+        ``both``; or ``codes`` for the first term alone, or ``ids`` for the second.
 
     Returns
     -------
@@ -30,7 +42,11 @@ def directional_transfer(own: Tensor, shared: Tensor, gate: Tensor, temperature:
     weight = gate.detach()
     own_log = torch.log_softmax(own / temperature, dim=1)
     shared_log = torch.log_softmax(shared / temperature, dim=1)
-    return weight * _divergence(own_log.detach(), shared_log) + (1 - weight) * _divergence(own_log, shared_log.detach())
+    to_id = weight * _divergence(own_log.detach(), shared_log)
+    if terms == "codes":
+        return to_id
+    to_codes = (1 - weight) * _divergence(own_log, shared_log.detach())
+    return to_codes if terms == "ids" else to_id + to_codes
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ _LATER = (
     "alignment_temperature",
     "shuffled_counts",
     "neighbour_lists",
+    "transfer_terms",
     "graph_contrast_weight",
     "graph_contrast_temperature",
     "lm_prior_weight",
@@ -106,6 +107,9 @@ class ModelSpec(Section):
     """``rq_opq_gate``: weight of the transfer loss."""
     transfer_temperature: float = Field(default=1.0, gt=0)
     """``rq_opq_gate``: temperature of the transfer loss."""
+    transfer_terms: Literal["both", "codes", "ids"] = "both"
+    """``rq_opq_gate``: terms of the transfer loss: the paper's two, or only that which pulls the codes to the id, or only that
+    which pulls the id to the codes."""
     contrast_weight: float = Field(default=0.05, ge=0)
     """``rq_opq_gate``: weight of the contrastive loss on OPQ vectors."""
     contrast_temperature: float = Field(default=0.1, gt=0)

@@ -43,8 +43,11 @@ class BidirectionalHistory(History):
         _, maps = self._attend(modality, behaviour, batch)
         return dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
 
-    def _attend(self, modality: Space, behaviour: Space, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pooled vectors of both sets of weights, ``float32 [rows, 2 * heads, dim]``, and the weights.
+    def _attend(
+        self, modality: Space, behaviour: Space, batch: Batch, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled vectors of both sets of weights, ``float32 [rows, 2 * heads, dim]``, and the weights; with a ``share``
+        float32 [rows] of the behaviour's, of the mixed weights, ``[rows, heads, dim]``.
 
         The spaces are concatenated, with zero-padded queries, so that one matrix product computes all scores.
         """
@@ -59,4 +62,4 @@ class BidirectionalHistory(History):
         items = joined(modality, behaviour).items
         of_modality, of_behaviour = self.modality.key_scale(modality.items), self.behaviour.key_scale(behaviour.items)
         scale = None if of_modality is None or of_behaviour is None else torch.cat([of_modality, of_behaviour], dim=1)
-        return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency, scale)
+        return attend(queries, items, batch.history, batch.mask, batch.gap_bucket, recency, scale, share)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.data.batch import Batch
+from ranking.models.attention import mixed_maps
 from ranking.models.histories.base import Space, with_products
 from ranking.models.histories.bidirectional import BidirectionalHistory
 from ranking.models.item_statistics import ItemStatistics
@@ -52,11 +53,9 @@ class SharedGatedHistory(BidirectionalHistory):
         """See :class:`ranking.models.histories.base.History`."""
         gate = self.gate_of(modality, behaviour, batch)
         self._latest = (gate.detach(), behaviour.candidate, modality.candidate) if self.training else None
-        pooled, maps = self._attend(modality, behaviour, batch)
+        shared, maps = self._attend(modality, behaviour, batch, gate)
         for attention, weights in zip((self.modality, self.behaviour), maps.chunk(2, dim=1), strict=True):
             attention.observe(weights, batch.mask)
-        # Pooling is linear in the weights: mixing the pooled vectors mixes the maps.
-        shared = _mixed(gate, pooled)
         units = torch.split(shared, [modality.items.shape[1], behaviour.items.shape[1]], dim=2)
         return with_products([each.flatten(1) for each in units], [modality.candidate, behaviour.candidate])
 
@@ -64,7 +63,7 @@ class SharedGatedHistory(BidirectionalHistory):
         """Attention weights ``modality`` (a_s), ``behaviour`` (a_b) and ``shared``."""
         _, maps = self._attend(modality, behaviour, batch)
         named = dict(zip(("modality", "behaviour"), maps.chunk(2, dim=1), strict=True))
-        return {**named, "shared": _mixed(self.gate_of(modality, behaviour, batch), maps)}
+        return {**named, "shared": mixed_maps(maps, self.gate_of(modality, behaviour, batch))}
 
     @classmethod
     def losses(cls, spec: ModelSpec) -> dict[str, str]:
@@ -86,10 +85,3 @@ class SharedGatedHistory(BidirectionalHistory):
             self.spec.contrast_negatives,
         )
         return {"alignment": self.spec.alignment_weight * loss}
-
-
-def _mixed(gate: Tensor, both: Tensor) -> Tensor:
-    """``g`` times the second half of the heads (behaviour) plus ``1 - g`` times the first (modality)."""
-    modality, behaviour = both.chunk(2, dim=1)
-    share = gate[:, None, None]
-    return share * behaviour + (1 - share) * modality

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking.data.batch import Batch, ItemBatch, Seen
-from ranking.data.gather_rows import gather_rows
+from ranking.data.gather_rows import gather_rows, weighted_rows
 from ranking.models.item_statistics import CountScaling
 from ranking.models.parts import DeclaresRoles
 from ranking.models.spec import START, ModelSpec
@@ -150,6 +150,14 @@ class Table(nn.Embedding):
             vectors: Tensor = self(index)
             return vectors
         return gather_rows(self.weight, index)
+
+    def weighted(self, index: Tensor, weight: Tensor) -> Tensor:
+        """Sums of rows ``float32 [items, dim]`` by ``index`` int64 ``[items, count]`` and ``weight`` float32 of the same
+        shape, which gets no gradient.
+        """
+        if self.sparse:
+            return torch.einsum("ik,ikd->id", weight, self(index))
+        return weighted_rows(self.weight, index, weight)
 
 
 class CodeTable(Table):

@@ -97,7 +97,7 @@ class GraphSmoothedRepresentation(NeighbourRepresentation):
         whether a list has any, bool [items, lists].
         """
         near, weight = self.neighbours_of(items)
-        views = torch.einsum("imk,imkd->imd", weight, self.table.rows(near))
+        views = self.table.weighted(near.flatten(0, 1), weight.flatten(0, 1)).view(*near.shape[:2], self.dim)
         has_view = weight.sum(dim=2) > 0
         if self.score is None:
             return views, views.squeeze(1), has_view

@@ -133,7 +133,7 @@ class IdRepresentation(NeighbourRepresentation):
     def _prior(self, items: ItemBatch) -> tuple[Tensor, Tensor]:
         """The mean rows of the neighbours ``float32 [items, dim]``, and whether an item has any, ``bool [items]``."""
         near, weight = self.spread(items)
-        return torch.einsum("ik,ikd->id", weight, self.table.rows(near)), weight.sum(dim=1) > 0
+        return self.table.weighted(near, weight), weight.sum(dim=1) > 0
 
 
 def dropped(index: Tensor, share: float) -> Tensor:

@@ -201,7 +201,8 @@ class RqOpqGateRepresentation(CodedRepresentation):
         mean = count.index_add(0, back, gate) / count.index_add(0, back, torch.ones_like(gate))
         used = coded & (items.index > UNKNOWN)
         ids, rq = self.table.rows(items.index[used]), self._rq(items.codes[used])
-        loss = directional_transfer(ids, rq, mean[used], self.spec.transfer_temperature)
+        temperature, terms = self.spec.transfer_temperature, self.spec.transfer_terms
+        loss = directional_transfer(ids, rq, mean[used], temperature, terms)
         return loss.sum() / used.sum().clamp(min=1)
 
     def _contrast(self, codes: Tensor, at_us: Tensor) -> Tensor:

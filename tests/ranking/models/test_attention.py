@@ -186,6 +186,33 @@ def test_histories_pooled_in_blocks_have_the_values_and_gradients_of_the_plain_f
         assert one == pytest.approx(plain_one, abs=1e-5)
 
 
+@law
+@given(st.integers(0, 10**6), st.integers(1, 9), st.booleans())
+def test_shared_maps_are_pooled_as_the_mixture_of_the_pooled_halves(seed: int, block: int, scaled: bool) -> None:
+    _, _, mask, gaps = case_of(seed, 8, 5, 4)
+    generator = torch.Generator().manual_seed(seed)
+    values = [torch.randn(shape, generator=generator) for shape in [(8, 4, 4), (6, 4), (16, 4), (6, 4)]]
+    share, history = torch.rand(8, generator=generator), torch.randint(0, 6, mask.shape, generator=generator)
+    told = torch.randn((8, 2, 4), generator=generator)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "_BLOCK", block)
+        for mixed_first in (True, False):
+            inputs = [each.clone().requires_grad_() for each in (*values, share)]
+            queries, items, recency, scale, part = inputs
+            factor = scale if scaled else None
+            if mixed_first:
+                pooled, weights = attend(queries, items, history, mask, gaps, recency, factor, part)
+            else:
+                halves, weights = attend(queries, items, history, mask, gaps, recency, factor)
+                first, second = halves.chunk(2, dim=1)
+                pooled = (1 - part[:, None, None]) * first + part[:, None, None] * second
+            pooled.backward(told)
+            found.append([pooled, weights, *(each.grad for each in inputs if each is not scale or scaled)])
+    for one, expected in zip(*found, strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_under_bfloat16_the_pooled_history_is_that_of_its_inputs_in_full() -> None:
     attention = attention_of(4, 2)
     candidate, history, mask, gaps = case_of(5, 4, 5, 4)

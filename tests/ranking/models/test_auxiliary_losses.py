@@ -63,6 +63,21 @@ def test_a_warm_id_moves_the_codes_and_a_cold_one_moves_to_them() -> None:
     assert own.grad is not None and (own.grad.abs().sum(dim=1) > 0).all()
 
 
+@law
+@given(st.integers(0, 10**6))
+def test_the_terms_of_the_transfer_add_up_and_each_moves_one_side(seed: int) -> None:
+    gate = torch.rand(5, generator=torch.Generator().manual_seed(seed))
+    moved, losses = [], []
+    for terms in ("codes", "ids", "both"):
+        own, shared = vectors(seed)
+        loss = directional_transfer(own, shared, gate, terms=terms)  # type: ignore[arg-type]
+        loss.sum().backward()
+        losses.append(loss.detach())
+        moved.append([each.grad is not None and bool(each.grad.abs().sum() > 0) for each in (own, shared)])
+    assert moved == [[False, True], [True, False], [True, True]]
+    torch.testing.assert_close(losses[0] + losses[1], losses[2])
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_the_gradient_is_that_of_the_divergence_with_one_side_fixed(warm: bool) -> None:
     own, shared = vectors(1)
