@@ -94,10 +94,14 @@ class ValueIndex:
 
     def values(self) -> tuple[pa.Array, ...]:
         """The values so far, one array per feature."""
-        for at, (feature, index) in enumerate(zip(self.features, self._index, strict=True)):
-            if len(self._arrays[at]) != len(index):
-                self._arrays[at] = pa.array([_plain(value) for value in index], _TYPES[feature.kind])
-        return tuple(self._arrays)
+        return tuple(self.values_of(at) for at in range(len(self.features)))
+
+    def values_of(self, at: int) -> pa.Array:
+        """The values of one feature so far; the same array until a value is added."""
+        index = self._index[at]
+        if len(self._arrays[at]) != len(index):
+            self._arrays[at] = pa.array([_plain(value) for value in index], _TYPES[self.features[at].kind])
+        return self._arrays[at]
 
     def _encode(self, at: int, column: pa.Array) -> Codes32:
         index = self._index[at]

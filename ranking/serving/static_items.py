@@ -44,6 +44,8 @@ _ENTRY_BYTES = 400
 """Python's memory per item, approximately: the id, its key, and their places in a hash table."""
 _FIRST_ROWS = 1_024
 _EVICTED_SHARE = 16
+_WHOLE = 2
+"""Values per item of a request up to which a request gets all values of an attribute: choosing its own would cost more."""
 _NEVER_US = int(np.iinfo(np.int64).min)
 
 
@@ -65,7 +67,8 @@ class ItemRows:
     numbers : mapping
         Number of ``item_attributes`` by its full name -> ``float64 [items]``, dates in microseconds UTC; NaN where missing.
     attributes : Coded
-        The coded attributes :attr:`StaticItems.features`, with the values of these items only.
+        The coded attributes :attr:`StaticItems.features`. Values that none of these items has may be among them, but at most
+        two values per item.
     counts : Counts
         ``item_stats`` of the items in all windows.
     prefixes : int32 [items, depths]
@@ -355,9 +358,13 @@ class StaticItems:
             records["vectors"][old] = 0
 
     def _compact(self, attributes: Codes) -> Coded:
-        codes, values = np.zeros_like(attributes), []
-        for at, column in enumerate(attributes.T):
-            used, back = distinct_below(np.append(column, MISSING), self._index.sizes[at])
+        """The attributes of some items, with few more values than those items have."""
+        codes, values = np.ascontiguousarray(attributes), []
+        for at, (feature, size) in enumerate(zip(self.features, self._index.sizes, strict=True)):
+            if size <= _WHOLE * len(codes) and feature.kind != "vector":
+                values.append(self._index.values_of(at))
+                continue
+            used, back = distinct_below(np.append(codes[:, at], MISSING), size)
             codes[:, at] = back[:-1]
             values.append(self._index.some(at, used))
         return Coded(codes, tuple(values))

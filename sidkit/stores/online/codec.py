@@ -121,35 +121,41 @@ def unpack(
         When a row has another layout.
     """
     places = [layout.places[name] for name in wanted if name in layout.places] if wanted is not None else None
-    head, joined = _heads(layout, rows)
-    origins = None  # of rows of equal length, they are not needed
-    if joined is None:
-        joined, origins = b"".join(rows), _starts(list(map(len, rows)))[:-1]
+    head, joined, origins = _heads(layout, rows)
     if number is not None and (head["layout"] != number).any():
         raise OnlineStoreError(f"expected layout {number} in all rows, got another one")
+    chosen = range(len(layout.columns)) if places is None else places
     nulls = head["nulls"] if layout.columns and head["nulls"].any() else None
+    null: dict[int, npt.NDArray[np.bool_] | None] = dict.fromkeys(chosen)
+    for place in chosen if nulls is not None else ():
+        assert nulls is not None
+        bits = nulls[:, place >> 3] & np.uint8(1 << (place & 7))
+        null[place] = bits.astype(np.bool_) if bits.any() else None
+    variable = _variable(layout, [place for place in chosen if place in layout.variable], head, rows, joined, origins)
     features = {}
-    for place in range(len(layout.columns)) if places is None else places:
+    for place in chosen:
         name, kind = layout.columns[place]
-        null = None
-        if nulls is not None:
-            bits = nulls[:, place >> 3] & np.uint8(1 << (place & 7))
-            null = bits.astype(np.bool_) if bits.any() else None
         if kind in SCALARS:
-            features[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null)
+            features[name] = Cells(kind, np.ascontiguousarray(head[str(place)]), null=null[place])
         else:
-            features[name] = _variable(layout, place, head, rows, joined, origins, null)
+            features[name] = _cells(kind, *variable[place], null[place])
     return features
 
 
-def _heads(layout: Layout, rows: Sequence[bytes]) -> tuple[npt.NDArray[Any], bytes | None]:
-    """The heads and fixed parts of rows, and all rows joined if they have equal length."""
+def _heads(layout: Layout, rows: Sequence[bytes]) -> tuple[npt.NDArray[Any], bytes, npt.NDArray[np.int64] | None]:
+    """The heads and fixed parts of rows, all rows joined, and where each starts; None if they have equal length."""
     size, count = layout.dtype.itemsize, len(rows)
-    if len(set(map(len, rows))) != 1:
-        return np.frombuffer(b"".join([row[:size] for row in rows]), layout.dtype), None
-    # Rows of equal length need no slices: they are one array with a gap after each head.
     joined = b"".join(rows)
-    return np.ndarray((count,), layout.dtype, joined, 0, (len(rows[0]),)), joined
+    if len(set(map(len, rows))) == 1:
+        # Rows of equal length need no offsets: they are one array with a gap after each head.
+        return np.ndarray((count,), layout.dtype, joined, 0, (len(rows[0]),)), joined, None
+    origins = _starts(np.fromiter(map(len, rows), np.int64, count))[:-1]
+    return _windows(joined, size)[origins].view(layout.dtype), joined, origins
+
+
+def _windows(whole: bytes | npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.void]:
+    """The ``size`` bytes from every position of ``whole``, without a copy."""
+    return np.ndarray((max(len(whole) - size + 1, 0),), f"V{size}", whole, 0, (1,))
 
 
 def unpack_numbers(
@@ -174,7 +180,7 @@ def unpack_numbers(
     size = layout.dtype.itemsize + TAIL
     if layout.variable or set(map(len, rows)) != {size} or not layout.places.keys() >= set(wanted):
         return None
-    head, _ = _heads(layout, rows)
+    head, _, _ = _heads(layout, rows)
     if (head["layout"] != number).any():
         return None
     places = [layout.places[name] for name in wanted]
@@ -191,35 +197,57 @@ def unpack_numbers(
 
 def _variable(
     layout: Layout,
-    place: int,
+    places: Sequence[int],
     head: npt.NDArray[Any],
     rows: Sequence[bytes],
     joined: bytes,
     origins: npt.NDArray[np.int64] | None,
-    null: npt.NDArray[np.bool_] | None,
-) -> Cells:
-    """Unpack a variable-length feature; ``joined`` is the concatenation of all rows, which start at ``origins``, or have equal
-    length if that is None.
+) -> dict[int, tuple[bytes, npt.NDArray[np.int64]]]:
+    """The bytes of variable-length features of all rows, and the offset of each row, by index of the feature.
+
+    ``joined`` is the concatenation of all rows, which start at ``origins``, or have equal length if that is None.
     """
-    kind, size, count = layout.columns[place][1], layout.dtype.itemsize, len(rows)
-    number = layout.variable.index(place)
-    ends = head[str(place)].astype(np.int64)
-    starts = head[str(layout.variable[number - 1])].astype(np.int64) if number else np.zeros(count, np.int64)
-    lengths = ends - starts
-    if origins is None and (starts == starts[0]).all() and (ends == ends[0]).all():
-        table = np.frombuffer(joined, np.uint8).reshape(count, -1)
-        payload = table[:, size + starts[0] : size + ends[0]].tobytes()
-    elif len(layout.variable) == 1:
-        payload = b"".join([row[size:-TAIL] for row in rows])
-    elif lengths.sum() <= _SHORT * count:
-        if origins is None:
-            origins = np.arange(count, dtype=np.int64) * len(rows[0])
-        payload = _pieces(np.frombuffer(joined, np.uint8), origins + size + starts, lengths).tobytes()
-    else:
-        bounds = zip(rows, (starts + size).tolist(), (ends + size).tolist(), strict=True)
-        payload = b"".join([row[start:end] for row, start, end in bounds])
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    lengths.cumsum(out=offsets[1:])
+    if not places:
+        return {}
+    size, count = layout.dtype.itemsize, len(rows)
+    before = dict(zip(layout.variable, (None, *layout.variable), strict=False))
+    ends = {place: head[str(place)] for each in places for place in (each, before[each]) if place is not None}
+    starts_of = [0 if (previous := before[place]) is None else ends[previous] for place in places]
+    starts, lengths = np.zeros((2, len(places), count), dtype=np.int64)
+    for at, (place, start) in enumerate(zip(places, starts_of, strict=True)):
+        starts[at] = start
+        lengths[at] = ends[place]
+    lengths -= starts
+    offsets = np.zeros((len(places), count + 1), dtype=np.int64)
+    lengths.cumsum(axis=1, out=offsets[:, 1:])
+    starts += size
+    payloads, short = {}, []
+    for at, (place, whole) in enumerate(zip(places, offsets[:, -1].tolist(), strict=True)):
+        if origins is None and (starts[at] == starts[at, 0]).all() and (lengths[at] == lengths[at, 0]).all():
+            table = np.frombuffer(joined, np.uint8).reshape(count, -1)
+            payload = table[:, starts[at, 0] : starts[at, 0] + lengths[at, 0]].tobytes()
+        elif len(layout.variable) == 1:
+            payload = b"".join([row[size:-TAIL] for row in rows])
+        elif whole <= _SHORT * count:
+            short.append(at)
+            continue
+        else:
+            bounds = zip(rows, starts[at].tolist(), (starts[at] + lengths[at]).tolist(), strict=True)
+            payload = b"".join([row[start:end] for row, start, end in bounds])
+        payloads[place] = payload, offsets[at]
+    if short:
+        # Those of all features at once: a call costs more than its bytes.
+        if len(short) < len(places):
+            starts, lengths = starts[short], lengths[short]
+        starts += np.arange(count, dtype=np.int64) * len(rows[0]) if origins is None else origins
+        pieces, end = _pieces(np.frombuffer(joined, np.uint8), starts.ravel(), lengths.ravel()).tobytes(), 0
+        for at in short:
+            start, end = end, end + int(offsets[at, -1])
+            payloads[places[at]] = pieces[start:end], offsets[at]
+    return payloads
+
+
+def _cells(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null: npt.NDArray[np.bool_] | None) -> Cells:
     if kind in LISTS:
         elements = np.frombuffer(payload, LISTS[kind])
         return Cells(kind, elements, offsets // elements.itemsize, null=null)
@@ -229,17 +257,22 @@ def _variable(
 
 
 def _text_lists(kind: str, payload: bytes, offsets: npt.NDArray[np.int64], null: npt.NDArray[np.bool_] | None) -> Cells:
-    whole, filled = np.frombuffer(payload, np.uint8), np.flatnonzero(np.diff(offsets))
-    starts, ends = offsets[:-1][filled], offsets[1:][filled]
-    counted = np.zeros(len(offsets) - 1, dtype=np.int64)
-    counts = _pieces(whole, starts, np.full(len(filled), 4)).view("<u4").astype(np.int64)
-    counted[filled] = counts
+    whole, starts, ends = np.frombuffer(payload, np.uint8), offsets[:-1], offsets[1:]
+    filled = None if null is None and (starts < ends).all() else np.flatnonzero(starts < ends)
+    if filled is not None:
+        starts, ends = starts[filled], ends[filled]
+    words = _windows(payload, 4)
+    counts = counted = words[starts].view("<u4").astype(np.int64)
+    if filled is not None:
+        counted = np.zeros(len(offsets) - 1, dtype=np.int64)
+        counted[filled] = counts
     middles = starts + 4 + 4 * counts
-    listed = _pieces(whole, starts + 4, 4 * counts).view("<u4").astype(np.int64)
+    rows, filled_rows = _starts(counted), _starts(counts)
+    within = np.repeat(starts + 4 - 4 * filled_rows[:-1], counts)
+    listed = words[within + np.arange(0, 4 * len(within), 4)].view("<u4")
     texts = _pieces(whole, middles, ends - middles)
-    rows = _starts(counted)
-    inner = np.zeros(rows[-1] + 1, dtype=np.int64)
-    inner[1:] = listed + np.repeat(_starts(ends - middles)[:-1], counts)
+    inner = np.zeros(len(within) + 1, dtype=np.int64)
+    inner[1:] = np.repeat(_starts(ends - middles)[:-1], counts) + listed
     return Cells(kind, texts.tobytes(), rows, inner, null=null)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import struct
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from helpers.online_builders import TYPES, entity_keys, feature_view, values
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.arrow import arrow_type, cells_of, integer_keys, text_keys, to_arrow
 from sidkit.stores.online.arrow import entity_keys as arrow_keys
-from sidkit.stores.online.checksums import sealed
+from sidkit.stores.online.checksums import TAIL, sealed
 from sidkit.stores.online.codec import layout_number, pack, unpack
 from sidkit.stores.online.layout import Cells, Layout, kind_of, layout_from_json, layout_of
 
@@ -77,6 +79,59 @@ def test_arrow_columns_come_back_as_they_were(data: st.DataObject, kinds: list[s
         back = to_arrow(found[str(place)])
         back.validate(full=True)
         assert back.equals(column), kinds[place]
+
+
+MIXED = Layout(
+    (
+        ("kind", "STRING"), ("size", "DOUBLE"), ("topics", "STRING_LIST"), ("text", "STRING"), ("near", "INT64_LIST"),
+        ("fresh", "BOOL"), ("raw", "BYTES_LIST"),
+    )
+)  # fmt: skip
+
+
+@PATIENT
+@given(data=st.data(), rows=st.integers(1, 12), longest=st.sampled_from([3, 300]))
+def test_many_rows_are_unpacked_like_each_alone_value_by_value(data: st.DataObject, rows: int, longest: int) -> None:
+    strategies = PLAIN | {"STRING": st.text(max_size=longest), "BYTES": st.binary(max_size=longest)}
+    columns = {}
+    for name, kind in MIXED.columns:
+        element = strategies[kind.removesuffix("_LIST")]
+        one = st.lists(element, max_size=3) if kind.endswith("_LIST") else element
+        columns[name] = data.draw(st.lists(st.none() | one, min_size=rows, max_size=rows))
+    cells = [cells_of(pa.array(columns[name], arrow_type(kind)), kind) for name, kind in MIXED.columns]
+    packed = in_file(pack(MIXED, 3, [each for each in cells if each is not None]))
+    wanted = data.draw(st.lists(st.sampled_from(MIXED.names), min_size=1, unique=True))
+    found = unpack(MIXED, packed, wanted, 3)
+    assert set(found) == set(wanted)
+    for name in wanted:
+        assert to_arrow(found[name]).to_pylist() == columns[name]
+        assert columns[name] == [_alone(row, name) for row in packed]
+
+
+def _alone(row: bytes, name: str) -> Any:
+    """One value of one row, by the documented format, without arrays."""
+    body, at, place = row[:-TAIL], 2 + -(-len(MIXED.columns) // 8), MIXED.places[name]
+    if body[2 + place // 8] >> place % 8 & 1:
+        return None
+    start = 0
+    fixed = {"DOUBLE": "<d", "BOOL": "<?"}
+    for column, kind in MIXED.columns:
+        (value,) = struct.unpack_from(fixed.get(kind, "<I"), body, at)
+        at += struct.calcsize(fixed.get(kind, "<I"))
+        if column == name:
+            break
+        start = start if kind in fixed else value
+    if kind in fixed:
+        return value
+    payload = body[MIXED.dtype.itemsize :][start:value]
+    if kind == "STRING":
+        return payload.decode()
+    if kind == "INT64_LIST":
+        return list(struct.unpack(f"<{len(payload) // 8}q", payload))
+    (count,) = struct.unpack_from("<I", payload)
+    ends = (0, *struct.unpack_from(f"<{count}I", payload, 4))
+    texts = [payload[4 + 4 * count :][start:end] for start, end in itertools.pairwise(ends)]
+    return texts if kind == "BYTES_LIST" else [text.decode() for text in texts]
 
 
 @pytest.mark.parametrize(
