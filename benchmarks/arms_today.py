@@ -112,8 +112,17 @@ def _outcomes(saved: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _parts(saved: Mapping[str, Mapping[str, Any]]) -> str:
-    """State of every part: the changes of the AUC with the part off, the deviation over seeds, and whether it is alive."""
-    parts = {(arm, part["name"]): part["own"] for facts in saved.values() for arm in ARMS for part in _of(facts, arm)}
+    """State of every part of the arms that have parts of their own, without the tables of attributes, which all arms have: the
+    changes of the AUC with the part off, the deviation over seeds, and whether it is alive.
+    """
+    parts = {
+        (arm, part["name"]): part["own"]
+        for arm in ARMS
+        for facts in saved.values()
+        if any(each["own"] for each in _of(facts, arm))
+        for part in _of(facts, arm)
+        if not part["name"].startswith("features.")
+    }
     lines = _head("arm | part", saved)
     for (arm, name), own in parts.items():
         cells = []

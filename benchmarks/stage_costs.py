@@ -123,7 +123,7 @@ def main() -> None:
             for kind in ("train", "evaluate")
         }
         real[Path(data).name] = {
-            "preset": asked.preset,
+            "preset": Path(asked.preset).stem,
             "stages": stages,
             "cpu_s": cpu,
             "load": round(os.getloadavg()[1], 1),
