@@ -1,9 +1,10 @@
 """Which inputs that codes bring make ``id_codes`` differ from ``id``: the code table and shared codes, or statistics of codes.
 
-    python benchmarks/code_inputs.py --data DATA... [--work .work/arms_today] [--seeds 3] [--table]
+    python benchmarks/code_inputs.py --data DATA... [--work .work/arms_today] [--seeds 3] [--families] [--table]
 
 Compares ``id``, ``id_codes`` and the arms of ``benchmarks/presets/code_inputs``, each with a control whose codes are shuffled
-between items, on the rows of ``benchmarks/arms_today.py``. An interrupted run resumes. AUC and differences over all test rows
+between items, on the rows of ``benchmarks/arms_today.py``. ``--families`` adds arms with one family of statistics each: counts
+by prefix, the item's smoothed rate, and the user's counts by prefix. An interrupted run resumes. AUC and differences over all test rows
 go to ``benchmarks/results/code_inputs.json``, one entry per data set. ``--table`` prints the saved results as Markdown and runs
 nothing.
 """
@@ -37,11 +38,13 @@ BASELINES = {
     "id_user_prefixes": "id_user_prefixes_shuffled",
 }
 """Arm with codes -> its control."""
+FAMILIES = ("id_prefix_counts", "id_item_rate", "id_user_prefixes")
 
 
 def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
     """The comparison of one data set: per arm its AUC, and the differences to ``id`` and to its control."""
-    arms = ["id", "id_codes", "id_codes_shuffled", *map(str, sorted(OWN.glob("*.toml")))]
+    own = [path for path in sorted(OWN.glob("*.toml")) if options.families or not path.stem.startswith(FAMILIES)]
+    arms = ["id", "id_codes", "id_codes_shuffled", *map(str, own)]
     result = compare_arms(
         options.work / data_name(data), data, arms, seeds=options.seeds, origins=options.origins, jobs=options.jobs,
         max_train_rows=options.max_train_rows, max_evaluation_rows=options.max_evaluation_rows,
@@ -63,6 +66,8 @@ def table(saved: Mapping[str, Mapping[str, Any]]) -> str:
     for data, facts in saved.items():
         for arm, control in BASELINES.items():
             rows = {(row["arm"], row["baseline"]): row for row in facts["auc"]}
+            if (arm, "id") not in rows:
+                continue  # its family was not asked for
             own, shuffled = rows[arm, "id"], rows.get((arm, control))
             # The shared baseline `id_codes` is compared from the other side: its control has the difference to it.
             cell = _cell(shuffled) if shuffled is not None else _cell(rows[control, arm], sign=-1)
@@ -76,7 +81,9 @@ def _cell(row: Mapping[str, Any], sign: int = 1) -> str:
 
 
 def main() -> None:
-    options = options_parser(__doc__).parse_args()
+    parser = options_parser(__doc__)
+    parser.add_argument("--families", action="store_true", help="also one arm per family of statistics")
+    options = parser.parse_args()
     for data in options.data if not options.table else ():
         facts = measured(data, options)
         saved = read_json(RESULTS) if RESULTS.exists() else {}
