@@ -4,9 +4,9 @@
 
 Compares ``id``, ``id_codes`` and the arms of ``benchmarks/presets/code_inputs``, each with a control whose codes are shuffled
 between items, on the rows of ``benchmarks/arms_today.py``. ``--families`` adds arms with one family of statistics each: counts
-by prefix, the item's smoothed rate, and the user's counts by prefix. An interrupted run resumes. AUC and differences over all test rows
-go to ``benchmarks/results/code_inputs.json``, one entry per data set. ``--table`` prints the saved results as Markdown and runs
-nothing.
+by prefix, the item's smoothed rate, and the user's counts by prefix. An interrupted run resumes. AUC and differences over all
+test rows go to ``benchmarks/results/code_inputs.json``, one entry per data set. ``--table`` prints the saved results as
+Markdown and runs nothing.
 """
 
 from __future__ import annotations
