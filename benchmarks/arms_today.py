@@ -93,7 +93,7 @@ def _differences(saved: Mapping[str, Mapping[str, Any]]) -> str:
             of = next((row for row in rows if row["baseline"] == "id_codes"), rows[0])
             cell = f"{of['mean']:.4f}".lstrip("0")
             if of["baseline"] == "id_codes":
-                cell += f" {_signed(of['delta'])} [{_signed(of['delta_low'])}, {_signed(of['delta_high'])}]"
+                cell += f" {signed(of['delta'])} [{signed(of['delta_low'])}, {signed(of['delta_high'])}]"
             cells.append(cell)
         lines.append(f"| `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -112,8 +112,17 @@ def _outcomes(saved: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _parts(saved: Mapping[str, Mapping[str, Any]]) -> str:
-    """State of every part: the changes of the AUC with the part off, the deviation over seeds, and whether it is alive."""
-    parts = {(arm, part["name"]): part["own"] for facts in saved.values() for arm in ARMS for part in _of(facts, arm)}
+    """State of every part of the arms that have parts of their own, without the tables of attributes, which all arms have: the
+    changes of the AUC with the part off, the deviation over seeds, and whether it is alive.
+    """
+    parts = {
+        (arm, part["name"]): part["own"]
+        for arm in ARMS
+        for facts in saved.values()
+        if any(each["own"] for each in _of(facts, arm))
+        for part in _of(facts, arm)
+        if not part["name"].startswith("features.")
+    }
     lines = _head("arm | part", saved)
     for (arm, name), own in parts.items():
         cells = []
@@ -129,19 +138,20 @@ def _of(facts: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
 
 
 def _cell(part: Mapping[str, Any]) -> str:
-    changes = ", ".join(_signed(delta) for delta in part["delta_auc"])
+    changes = ", ".join(signed(delta) for delta in part["delta_auc"])
     deviation = "" if part["deviation"] is None else f" ({part['deviation']:.4f})".replace("0.", ".", 1)
     state = STATES[part["alive"]]
     return f"{'**alive**' if state == 'alive' else state}: {changes or '-'}{deviation}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     """Four decimals with a sign and without the leading zero."""
     return f"{value:+.4f}".replace("0.", ".", 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a comparison on samples of users."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=[])
     parser.add_argument("--work", type=Path, default=Path(".work") / "arms_today")
     parser.add_argument("--seeds", type=int, default=3)
@@ -151,7 +161,11 @@ def main() -> None:
     parser.add_argument("--max-evaluation-rows", type=int, default=10_000)
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     parser.add_argument("--table", action="store_true", help="print the saved results as Markdown")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = options_parser(__doc__).parse_args()
     for data in options.data if not options.table else ():
         began = time.monotonic()
         facts = measured(data, options)

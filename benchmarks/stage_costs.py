@@ -1,11 +1,13 @@
 """Processor time and memory of every stage of `sidkit run`, by the size of the log.
 
     python benchmarks/stage_costs.py [--impressions 100000 1000000] [--items 20000] [--work .work/stage_costs]
+    python benchmarks/stage_costs.py --impressions --data ../shared/data/ml_latest_small [--preset rqkmeans]
 
 Writes an invented log per size and runs the preset ``rqkmeans`` on it with three arms and two epochs, in a process of its own.
 ``cpu_s`` is the processor time of a stage, ``peak_mb`` the peak memory of the process until its end. 10 million impressions
-take more than an hour of one core. Results go to ``benchmarks/results/stage_costs.json``; sizes that are not asked for stay
-as they were measured.
+take more than an hour of one core. ``--data`` runs a preset as it is on real data sets, and reports the processor time of
+the stage ``evaluate`` beside that of all trainings. Results go to ``benchmarks/results/stage_costs.json``; what is not asked
+for stays as it was measured.
 """
 
 from __future__ import annotations
@@ -73,12 +75,12 @@ class Costs(Progress):
         self._began = now
 
 
-def run(folder: Path) -> dict[str, Any]:
+def run(folder: Path, data: str, preset: str) -> dict[str, Any]:
     """Run all stages; returns their costs."""
     from ranking.pipeline.run import run_preset
 
     costs = Costs()
-    run_preset(folder / "repo", str(folder / "source"), str(folder / "costs.toml"), progress=costs)
+    run_preset(folder / "repo", data, preset, progress=costs)
     size = sum(path.stat().st_size for path in (folder / "repo").rglob("*") if path.is_file())
     return {"stages": costs.stages, "repo_mb": round(size / 2**20, 1)}
 
@@ -86,24 +88,55 @@ def run(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--impressions", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--impressions", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "stage_costs")
+    parser.add_argument("--data", nargs="+", default=[], help="folders of real data sets")
+    parser.add_argument("--preset", default="rqkmeans", help="of --data")
     asked = parser.parse_args()
-    measured = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else []
+    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured, real = held.get("runs", []), held.get("real", {})
     for impressions in asked.impressions:
         folder = asked.work / str(impressions)
         shutil.rmtree(folder, ignore_errors=True)
         write_source(folder / "source", impressions, asked.items, False, WIDTH)
         (folder / "costs.toml").write_text(PRESET)
-        result = {"impressions": impressions, "items": asked.items, **in_a_process(run, folder)}
+        result = {
+            "impressions": impressions,
+            "items": asked.items,
+            **in_a_process(run, folder, str(folder / "source"), str(folder / "costs.toml")),
+        }
         result["load"] = round(os.getloadavg()[1], 1)
         measured = sorted(
             [*(old for old in measured if old["impressions"] != impressions), result],
             key=lambda each: int(each["impressions"]),
         )
-        write_json(RESULTS, {"command": "python benchmarks/stage_costs.py", "width": WIDTH, "runs": measured})
+        _save(measured, real)
         shutil.rmtree(folder)
+    for data in asked.data:
+        folder = asked.work / Path(data).name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        stages = in_a_process(run, folder, data, asked.preset)["stages"]
+        cpu = {
+            kind: round(sum(each["cpu_s"] for each in stages if each["stage"].startswith(kind)), 2)
+            for kind in ("train", "evaluate")
+        }
+        real[Path(data).name] = {
+            "preset": Path(asked.preset).stem,
+            "stages": stages,
+            "cpu_s": cpu,
+            "load": round(os.getloadavg()[1], 1),
+        }
+        print(
+            f"{data}: evaluate takes {cpu['evaluate'] / cpu['train']:.3f} of the processor time of training", flush=True
+        )
+        _save(measured, real)
+        shutil.rmtree(folder)
+
+
+def _save(measured: list[dict[str, Any]], real: dict[str, Any]) -> None:
+    write_json(RESULTS, {"command": "python benchmarks/stage_costs.py", "width": WIDTH, "runs": measured, "real": real})
 
 
 if __name__ == "__main__":
