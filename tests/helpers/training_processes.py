@@ -138,15 +138,18 @@ def trained(
     return result, losses
 
 
-def torchrun(script: Path, *arguments: str, processes: int = 2, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a script, or ``-m`` and a module, in several processes on this machine."""
-    environment = {
-        **os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1", **changes,
-    }  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def environment_of(**changes: str) -> dict[str, str]:
+    """The environment of a process that imports the helpers and uses one thread."""
+    return {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1", **changes}
+
+
+def torchrun(script: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*launcher, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
+        [*launcher, str(script), *arguments],
+        env=environment_of(**changes), capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from helpers import training_processes
 from helpers.training_processes import read, torchrun, trained
 from ranking.data.batches import Batches
 from ranking.data.disk_batches import DiskBatches
+from ranking.data.disk_dataset import DiskDataset
+from ranking.data.frame_rows import FrameRows
 from ranking.data.numeric_features import Scaling
 from ranking.data.shares import Part, Share
 from ranking.training.processes import JoinedProcesses, joined_processes
@@ -126,7 +128,12 @@ def test_a_process_reads_its_row_groups_only(monkeypatch: pytest.MonkeyPatch) ->
     data = on_disk(70, 7)
     read_groups: list[int] = []
     whole = type(data).rows
-    monkeypatch.setattr(type(data), "rows", lambda own, group: read_groups.append(group) or whole(own, group))
+
+    def noted(own: DiskDataset, group: int) -> FrameRows:
+        read_groups.append(group)
+        return whole(own, group)
+
+    monkeypatch.setattr(type(data), "rows", noted)
     tensors = DiskBatches(data, SCALING, VOCABULARY, buffer_rows=20)
     groups = []
     for number in range(3):
