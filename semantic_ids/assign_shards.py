@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from semantic_ids.assigned_codes import codes_to_extend
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.coded_rows import coded_rows
@@ -91,8 +92,6 @@ def assign_shard(repo: Repo, name: str, shard: Shard) -> int | None:
     ArtifactError
         When its files, or the tables, are missing or were changed.
     """
-    from semantic_ids.lifecycle import codes_to_extend
-
     record = Catalog.open(repo).codebook(name)
     if record.state in {"fitting", "retired", "purged"}:
         raise LifeCycleError(name, record.state, "codes are assigned by a fitted codebook only")

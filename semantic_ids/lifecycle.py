@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from semantic_ids.assign_shards import put_together, unassigned
+from semantic_ids.assigned_codes import codes_to_extend, made_with, sidecar_of
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import Codebook, load_committed
@@ -27,9 +28,9 @@ from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
 from sidkit.core.code_stats import stats_views
 from sidkit.core.engine import connection, literal, set_variables
-from sidkit.core.errors import ArtifactCorruptError, LifeCycleError
+from sidkit.core.errors import LifeCycleError
 from sidkit.core.files import remove
-from sidkit.core.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
+from sidkit.core.integrity import checked, hashes_of, replaced, update_sealed
 from sidkit.core.names import neighbours_view
 from sidkit.core.repo import Repo
 from sidkit.core.shards import ShardedWork, Shards
@@ -232,16 +233,9 @@ def assign_further(repo: Repo, record: CodebookRecord, content: Path, codebook: 
         Number of new rows; None if the codebook has no table that fits the feature tables, which needs a refresh.
     """
     stamp = {"codebook_hash": record.content_hash, "generation": read_build(repo)["generation"]}
-    if not _made_with(table_path(repo, record.name), _sidecar(repo, record.name), stamp):
+    if not made_with(table_path(repo, record.name), sidecar_of(repo, record.name), stamp):
         return None
     return _assign_codes(repo, record, content, codebook).new_rows
-
-
-def codes_to_extend(repo: Repo, record: CodebookRecord, generation: int) -> Path | None:
-    """The table of a codebook's codes, if it fits the generation of the feature tables; else all codes are assigned anew."""
-    table = table_path(repo, record.name)
-    stamp = {"codebook_hash": record.content_hash, "generation": generation}
-    return table if _made_with(table, _sidecar(repo, record.name), stamp) else None
 
 
 def _assign_codes(
@@ -259,7 +253,7 @@ def _assign_codes(
     content = content or checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
-    sidecar = _sidecar(repo, record.name)
+    sidecar = sidecar_of(repo, record.name)
     reusable = codes_to_extend(repo, record, build["generation"])
     modalities = codebook.encoder.modalities_
     folder = repo.codebooks / record.name
@@ -305,22 +299,6 @@ def _assign_codes(
     if shards is not None:
         shards.remove()
     return RefreshReport(record.name, total, fresh, without_content)
-
-
-def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
-    """Whether a table of codes is intact and was made with this codebook from this generation of the tables."""
-    if not (table.exists() and sidecar.exists()):
-        return False
-    try:
-        stated = read_verified(sidecar)
-    except ArtifactCorruptError as error:
-        say_discarded(error.path, error.problem)
-        return False
-    return all(stated.get(key) == value for key, value in stamp.items())
-
-
-def _sidecar(repo: Repo, name: str) -> Path:
-    return table_path(repo, name).with_suffix(".json")
 
 
 def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:
