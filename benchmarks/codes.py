@@ -39,8 +39,9 @@ from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.pipeline.world import world_probabilities
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import read_predictions, train_arm
+from ranking.training.arms import train_arm
 from ranking.training.boosting_spec import BoostingSpec
+from ranking.training.predictions import read_predictions
 from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json, write_json
 from sidkit.core.intervals import Changes, Clusters, Support

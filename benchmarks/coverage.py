@@ -38,7 +38,7 @@ from ranking.experiments.comparison.tables import merge_rows
 from ranking.experiments.comparison.trials import Plan
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
-from ranking.training.arms import read_predictions
+from ranking.training.predictions import read_predictions
 from sidkit.api.progress import LineProgress
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.intervals import Changes, Clusters, Interval

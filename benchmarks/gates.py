@@ -38,10 +38,11 @@ from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, con
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import without_loss
-from ranking.training.arms import read_predictions, train_arm, write_predictions
+from ranking.training.arms import train_arm
 from ranking.training.blend import blend_arm
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.mixing import best_weights, logits, probabilities
+from ranking.training.predictions import read_predictions, write_predictions
 from sidkit.api.progress import LineProgress
 from sidkit.core.arrays import Doubles
 from sidkit.core.files import read_json, write_json

@@ -36,7 +36,8 @@ from ranking.experiments.comparison.evaluation import Parts
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, context_of
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
-from ranking.training.arms import read_predictions, train_arm, write_predictions
+from ranking.training.arms import train_arm
+from ranking.training.predictions import read_predictions, write_predictions
 from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json

@@ -15,6 +15,8 @@ from typing import TypeVar, cast
 import duckdb
 import pyarrow as pa
 
+from semantic_ids.assign_shards import put_together, unassigned
+from semantic_ids.assigned_codes import codes_to_extend, made_with, sidecar_of
 from semantic_ids.catalog import Catalog, table_path
 from semantic_ids.code_stats import counts_of
 from semantic_ids.codebook import Codebook, load_committed
@@ -25,12 +27,13 @@ from semantic_ids.neighbour_lists import neighbours_of, neighbours_path
 from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
 from sidkit.core.code_stats import stats_views
-from sidkit.core.engine import connection, literal, quoted, set_variables
-from sidkit.core.errors import ArtifactCorruptError, LifeCycleError
+from sidkit.core.engine import connection, literal, set_variables
+from sidkit.core.errors import LifeCycleError
 from sidkit.core.files import remove
-from sidkit.core.integrity import checked, hashes_of, read_verified, replaced, say_discarded, update_sealed
+from sidkit.core.integrity import checked, hashes_of, replaced, update_sealed
 from sidkit.core.names import neighbours_view
 from sidkit.core.repo import Repo
+from sidkit.core.shards import ShardedWork, Shards
 from sidkit.tables import read_build
 from sidkit.tables.code_stats import count_codes
 from sidkit.tables.withdrawn import forget_withdrawn
@@ -70,15 +73,26 @@ def _under_the_lock(step: Step) -> Step:
 
 
 @_under_the_lock
-def publish(repo: Repo, name: str) -> RefreshReport:
+def publish(repo: Repo, name: str, work: ShardedWork | None = None) -> RefreshReport:
     """Assign codes to all items, define the feature view and its services, apply, and fill the online store.
+
+    Parameters
+    ----------
+    repo : Repo
+        With built tables.
+    name : str
+        A fitted codebook.
+    work : ShardedWork, optional
+        Assign codes in shards (:mod:`semantic_ids.assign_shards`); the result is that of one process.
 
     Raises
     ------
     LifeCycleError
         When the codebook is not fitted, or retired.
     ArtifactError
-        When its files are missing or were changed.
+        When its files, or a shard, are missing or were changed.
+    ProcessesError
+        When the worker of a shard failed, or a shard was made from other inputs.
     """
     from sidkit.stores.feast_repo import apply_repo, materialize
     from sidkit.stores.registered import registered_views
@@ -87,7 +101,7 @@ def publish(repo: Repo, name: str) -> RefreshReport:
     record = catalog.codebook(name)
     if record.state in {"fitting", "retired", "purged"}:
         raise LifeCycleError(name, record.state, "only a fitted codebook can be published")
-    report = _assign(repo, record)
+    report = _assign(repo, record, work)
     catalog.define(name)
     apply_repo(repo)
     views = registered_views(repo, [record.view_name, *stats_views(name), neighbours_view(name)])
@@ -170,10 +184,10 @@ def purge(repo: Repo, name: str) -> None:
 
 
 @_under_the_lock
-def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
+def refresh(repo: Repo, name: str | None = None, work: ShardedWork | None = None) -> list[RefreshReport]:
     """Assign codes to content added or changed since the last assignment, for one or all published codebooks.
 
-    The next ``sidkit materialize`` updates the online store.
+    The next ``sidkit materialize`` updates the online store. ``work`` is that of :func:`publish`.
 
     Raises
     ------
@@ -189,13 +203,13 @@ def refresh(repo: Repo, name: str | None = None) -> list[RefreshReport]:
     for record in records:
         if record.state not in {"published", "serving"}:
             raise LifeCycleError(record.name, record.state, "only a published codebook can be refreshed")
-        reports.append(_assign(repo, record))
+        reports.append(_assign(repo, record, work))
     return reports
 
 
-def _assign(repo: Repo, record: CodebookRecord) -> RefreshReport:
+def _assign(repo: Repo, record: CodebookRecord, work: ShardedWork | None = None) -> RefreshReport:
     """Bring a codebook's table up to date with ``item_content``, and the statistics of its codes with both."""
-    report = _assign_codes(repo, record)
+    report = _assign_codes(repo, record, work=work)
     counts = counts_of(repo, record.name, record.content_hash)
     return replace(report, counted=count_codes(repo, counts, read_build(repo))) if counts else report
 
@@ -219,13 +233,17 @@ def assign_further(repo: Repo, record: CodebookRecord, content: Path, codebook: 
         Number of new rows; None if the codebook has no table that fits the feature tables, which needs a refresh.
     """
     stamp = {"codebook_hash": record.content_hash, "generation": read_build(repo)["generation"]}
-    if not _made_with(table_path(repo, record.name), _sidecar(repo, record.name), stamp):
+    if not made_with(table_path(repo, record.name), sidecar_of(repo, record.name), stamp):
         return None
     return _assign_codes(repo, record, content, codebook).new_rows
 
 
 def _assign_codes(
-    repo: Repo, record: CodebookRecord, content: Path | None = None, codebook: Codebook | None = None
+    repo: Repo,
+    record: CodebookRecord,
+    content: Path | None = None,
+    codebook: Codebook | None = None,
+    work: ShardedWork | None = None,
 ) -> RefreshReport:
     """Bring a codebook's table up to date with ``item_content``; only rows without codes are encoded."""
     codebook = codebook or load_committed(repo.codebooks / record.name, record)[0]
@@ -235,36 +253,31 @@ def _assign_codes(
     content = content or checked(repo.tables / "item_content.parquet")
     table = table_path(repo, record.name)
     stamp = {"codebook_hash": record.content_hash, "generation": build["generation"]}
-    sidecar = _sidecar(repo, record.name)
-    reusable = table if _made_with(table, sidecar, stamp) else None
-    columns = ", ".join(quoted(name) for name in codebook.encoder.modalities_)
-    unknown = "true"
-    if reusable:
-        unknown = (
-            "(item_id, event_timestamp) NOT IN "
-            f"(SELECT (item_id, event_timestamp) FROM read_parquet({literal(reusable)}))"
-        )
+    sidecar = sidecar_of(repo, record.name)
+    reusable = codes_to_extend(repo, record, build["generation"])
+    modalities = codebook.encoder.modalities_
     folder = repo.codebooks / record.name
     parts = repo.data / "tmp" / "spark" / f"codes-{record.name}"
     on_spark = repo.settings.engine.tables == "spark" and whole
+    shards: Shards | None = None
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened, opened.cursor() as reading:
         set_variables(opened, {"assigned_at_us": time.time_ns() // 1000})
         opened.execute(
             "CREATE TEMP TABLE assigned "
             "(item_id VARCHAR, event_timestamp TIMESTAMPTZ, codes BIGINT[], residual_norm FLOAT)"
         )
-        if on_spark:
-            from semantic_ids.spark_codes import assign_on_spark
+        if on_spark or (work is not None and whole):
+            if work is not None:
+                shards, files = put_together(repo, record, modalities, reusable, work)
+            else:
+                from semantic_ids.spark_codes import assign_on_spark
 
-            files = assign_on_spark(repo, folder, codebook.encoder.modalities_, content, reusable, parts)
+                files = assign_on_spark(repo, folder, modalities, content, reusable, parts)
             for file in files:
                 opened.execute(f"INSERT INTO assigned SELECT * FROM read_parquet({literal(file)})")
             remove(parts)
         else:
-            new = reading.execute(
-                f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
-                f"WHERE {unknown} ORDER BY event_timestamp, item_id"
-            ).to_arrow_reader(_CHUNK_ROWS)
+            new = reading.execute(unassigned(content, modalities, reusable)).to_arrow_reader(_CHUNK_ROWS)
             for batch in new:
                 opened.register("chunk", coded_rows(pa.Table.from_batches([batch]), codebook))
                 opened.execute("INSERT INTO assigned SELECT * FROM chunk")
@@ -283,23 +296,9 @@ def _assign_codes(
                 )
         update_sealed(sidecar, {**stamp, "files": hashes_of(table.parent, [table.name])})
         total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
+    if shards is not None:
+        shards.remove()
     return RefreshReport(record.name, total, fresh, without_content)
-
-
-def _made_with(table: Path, sidecar: Path, stamp: Mapping[str, object]) -> bool:
-    """Whether a table of codes is intact and was made with this codebook from this generation of the tables."""
-    if not (table.exists() and sidecar.exists()):
-        return False
-    try:
-        stated = read_verified(sidecar)
-    except ArtifactCorruptError as error:
-        say_discarded(error.path, error.problem)
-        return False
-    return all(stated.get(key) == value for key, value in stamp.items())
-
-
-def _sidecar(repo: Repo, name: str) -> Path:
-    return table_path(repo, name).with_suffix(".json")
 
 
 def _count(opened: duckdb.DuckDBPyConnection, query: str) -> int:

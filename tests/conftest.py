@@ -43,14 +43,16 @@ EXPECTED = (
     "redis absent",
     "postgres absent",
     "docs extra absent",
+    "gloo absent",
     MODEL_ABSENT,
     MLFLOW_ABSENT,
     SPARK_ABSENT,
     SWITCHED,
 )
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
-Redis, a Postgres, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has none: its pins
-exclude it), Spark with Java (`make test-services`), or the kit's own store is switched off (tests/helpers/switched.py)."""
+Redis, a Postgres, a torch with gloo, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has
+none: its pins exclude it), Spark with Java (`make test-services`), or the kit's own store is switched off
+(tests/helpers/switched.py)."""
 
 _skips: list[str] = []
 

@@ -21,6 +21,7 @@ from ranking.data.frame_rows import FrameRows, row_codes
 from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.data.schema import BUILT_IN, FeatureSchema
+from ranking.data.shares import Part, Share
 from ranking.data.time_gaps import TIME_BUCKETS, gap_bucket
 from ranking.data.vocabulary import Vocabulary
 from semantic_ids.neighbour_lists import NeighbourLists
@@ -167,10 +168,30 @@ class TableTensors:
         """Build a batch by looking up the items and histories of some rows."""
         if len(self._history_items) <= _ONE and self._is_one_request(rows):
             return self._request(rows, matches)
+        return self._of_rows(rows, matches)[0]
+
+    def share(self, rows: RowTensors, part: Part, matches: Tensor | None = None) -> Share:
+        """One process's share of a global batch of some rows."""
+        start, end = part.bounds(len(rows))
+        if start == end:
+            return Share(None, start, len(rows))
+        own = matches[start:end] if matches is not None else None
+        if part.of == 1:
+            return Share(self.batch(rows, own), 0, len(rows))
+        batch, distinct = self._of_rows(rows.slice(start, end), own)
+        whole, _ = self._distinct(self._numbers(rows, self._history_items.index_select(0, rows.history).long()))
+        return Share(batch, start, len(rows), self._place.index_select(0, distinct), len(whole))
+
+    @staticmethod
+    def _numbers(rows: RowTensors, items: Tensor) -> Tensor:
+        return torch.cat([rows.candidate.long(), items.flatten()])
+
+    def _of_rows(self, rows: RowTensors, matches: Tensor | None) -> tuple[Batch, Tensor]:
+        """The batch, and the number of each of its items in the table of all items."""
         items = self._history_items.index_select(0, rows.history).long()
         # Representations are computed once per distinct item of the batch.
-        distinct, back = self._distinct(torch.cat([rows.candidate.long(), items.flatten()]))
-        return Batch(
+        distinct, back = self._distinct(self._numbers(rows, items))
+        batch = Batch(
             numeric=rows.numeric,
             items=ItemBatch(
                 self._index.index_select(0, distinct),
@@ -186,6 +207,7 @@ class TableTensors:
             matches=matches,
             coded=self._coded(rows),
         )
+        return batch, distinct
 
     def _is_one_request(self, rows: RowTensors) -> bool:
         """Whether all rows have the same history and time, and the table has no other items to speak of."""
@@ -313,3 +335,21 @@ class Batches:
         order = order.to(self.label.device)
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
+
+    def shares(self, size: int, generator: torch.Generator, part: Part) -> Iterator[Share]:
+        """One process's share of each of the shuffled batches; all processes must pass a generator in the same state."""
+        order = torch.randperm(len(self), generator=generator).to(self.label.device)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            matches = self._matches.index_select(0, rows) if self._matches is not None else None
+            yield self._tables.share(self._rows.take(rows), part, matches)
+
+    def of_part(self, size: int, part: Part) -> Iterator[Batch]:
+        """The rows of one process in order, to predict them."""
+        start, end = part.bounds(len(self))
+        for at in range(start, end, size):
+            yield self.batch(torch.arange(at, min(at + size, end), device=self.label.device))
+
+    def lanes(self, part: Part) -> int:
+        """Number of lanes in which rows are shuffled: one, so that global batches do not depend on the processes."""
+        return 1

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ranking.data.code_schema import names_code_stats
 from ranking.data.control_codes import ControlKind
 from ranking.data.split import TimeSplit
 from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import refuse_leakage
+from ranking.pipeline.beside import Task
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.controls import control_folders, control_inputs
 from ranking.pipeline.evaluation import RunEvaluation, evaluate_arms
@@ -24,22 +25,21 @@ from ranking.pipeline.world import world_probabilities
 from ranking.training.adapted_arm import adapted_arm, save_adapted_arm
 from ranking.training.arm_members import members_first, saved_arms
 from ranking.training.arm_spec import DERIVED, ArmSpec
-from ranking.training.arms import (
-    TrainingContext,
-    read_details,
-    read_predictions,
-    train_arm,
-    write_predictions,
-)
+from ranking.training.arms import TrainingContext, train_arm
 from ranking.training.blend import blend_arm, save_blend_arm
+from ranking.training.predictions import read_details, read_predictions, write_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
+from sidkit.core.errors import ConfigError
 from sidkit.core.files import write_json
 from sidkit.core.progress import Progress
 from sidkit.core.records import read_record
 from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult, Stages
+
+if TYPE_CHECKING:
+    from ranking.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class TrainedArms:
     evaluation: RunEvaluation
     by_prefix: frozenset[str] = frozenset()
     """Arms that read statistics of code prefixes."""
+
+
+class TrainedArm(NamedTuple):
+    """One arm trained with one seed: the name of its ranker, None if it cannot serve, and its validation AUC."""
+
+    ranker: str | None
+    validation_auc: float
 
 
 class ArmStages:
@@ -74,6 +81,8 @@ class ArmStages:
         Receives events.
     controls : mapping
         Control parts of the frame (:mod:`ranking.pipeline.controls`).
+    processes : Processes, optional
+        The processes that train neural arms together, of which this is process 0.
     """
 
     def __init__(
@@ -87,6 +96,7 @@ class ArmStages:
         split: TimeSplit,
         progress: Progress,
         controls: Mapping[ControlKind, StageResult] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.repo = repo
         self.stages = stages
@@ -98,16 +108,40 @@ class ArmStages:
         self.progress = progress
         self.controls = controls or {}
         self.saved = saved_arms(preset.arms, preset.ranker.serve)
+        self.processes = processes
         """Arms besides the neural ones whose artefacts are saved."""
 
-    def run(self, inputs: Any) -> TrainedArms:
-        """Train and evaluate all arms; ``inputs`` are those of the frame."""
-        ranker_of: dict[str, tuple[str | None, ...]] = {}
-        validation: dict[str, tuple[float, ...]] = {}
+    def train(self, inputs: Any, only: Sequence[str] = ()) -> tuple[dict[str, tuple[TrainedArm, ...]], dict[str, str]]:
+        """Train arms, by default all; ``inputs`` are those of the frame.
+
+        Parameters
+        ----------
+        inputs : Any
+            Inputs of the frame, and its facts.
+        only : sequence of str
+            Arms; members of blends among them are trained too.
+
+        Returns
+        -------
+        tuple
+            Arm -> ranker and validation AUC of each seed, and ``<arm>-s<seed>`` -> hash of its inputs.
+
+        Raises
+        ------
+        ConfigError
+            When the preset has no such arm.
+        """
+        if unknown := sorted(set(only) - set(self.preset.arms)):
+            raise ConfigError(
+                f"expected arms of the preset ({', '.join(self.preset.arms)}), got {', '.join(unknown)}; correct the name"
+            )
+        chosen = set(only or self.preset.arms)
+        chosen |= {member for arm in chosen for member in self.preset.arms[arm].of}
+        trained: dict[str, tuple[TrainedArm, ...]] = {}
         files: dict[str, str] = {}
         for arm in members_first(self.preset.arms):
             spec = self.preset.arms[arm]
-            for seed in range(self.seeds):
+            for seed in range(self.seeds if arm in chosen else 0):
                 marked = [inputs, spec.model_dump(), self.preset.ranker.model_dump(mode="json"), seed]
                 marked += [files[f"{member}-s{seed}"] for member in sorted(spec.of)]
                 marked += control_inputs(self.controls, spec, self.preset.ranker)
@@ -115,12 +149,19 @@ class ArmStages:
                     marked += ["saved"]
                 name = f"{self.codebook}_{arm}_s{seed}_{content_hash(marked)[:6]}"
                 path = self._predictions(arm, seed)
-                members = {member: str(ranker_of[member][seed]) for member in spec.of}
+                members = {member: str(trained[member][seed].ranker) for member in spec.of}
                 work = partial(self._train, arm, spec, seed, name, path, members)
                 result = self.stages.run(f"train:{arm}:s{seed}", marked, work)
-                ranker_of[arm] = (*ranker_of.get(arm, ()), result.facts["ranker"])
-                validation[arm] = (*validation.get(arm, ()), result.facts["validation_auc"])
+                one = TrainedArm(result.facts["ranker"], result.facts["validation_auc"])
+                trained[arm] = (*trained.get(arm, ()), one)
                 files[f"{arm}-s{seed}"] = content_hash(marked)
+        return trained, files
+
+    def run(self, inputs: Any) -> TrainedArms:
+        """Train and evaluate all arms; ``inputs`` are those of the frame."""
+        trained, files = self.train(inputs)
+        ranker_of = {arm: tuple(each.ranker for each in seeds) for arm, seeds in trained.items()}
+        validation = {arm: tuple(each.validation_auc for each in seeds) for arm, seeds in trained.items()}
         verdict_path = self.folder / "verdict.json"
         by_prefix = frozenset(arm for arm in self.preset.arms if self._reads_code_stats(arm))
         against = baselines(self.preset, by_prefix)
@@ -172,6 +213,11 @@ class ArmStages:
             if arm in self.saved:
                 result = save_adapted_arm(context, arm, seed, name, spec, result, members, predictions, delay_us)
         else:
+            if self.processes is not None and self.processes.part.of > 1:
+                frame, features = self.folder / "frame", self.preset.ranker.features
+                task = Task(self.codebook, self.split, frame, arm, seed, name, features, context.controls)
+                joined = partial(task.send, self.repo, self.processes)
+                context = replace(context, processes=self.processes, before_training=joined)
             result = train_arm(context, arm, spec, seed, name, progress=self.progress)
         write_predictions(path, result)
         files: tuple[Path, ...] = (path,)

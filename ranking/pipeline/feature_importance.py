@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from ranking.evaluation.importance import Importance, permutation_importance
-from ranking.training.arms import TrainingContext, read_details
+from ranking.training.arms import TrainingContext
 from ranking.training.load_ranker import load_trained
+from ranking.training.predictions import read_details
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json, record_of
 from sidkit.core.stages import StageResult

@@ -15,7 +15,7 @@ from ranking.data.numeric_features import numeric_columns
 from ranking.data.schema import ExtraFeature, FeatureSchema
 from ranking.evaluation.importance import FAMILIES
 from ranking.pipeline.feature_importance import read_importance
-from ranking.training.arms import read_details
+from ranking.training.predictions import read_details
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.names import check_codebook_name

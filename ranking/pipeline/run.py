@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from ranking.data.caps import Caps
-from ranking.data.codebook_window import check_training_rows
+from ranking.data.codebook_window import CodebookWindow, check_training_rows
 from ranking.data.dataset import read_rows
 from ranking.data.labelled_rows import FAR, read_moments
 from ranking.data.rows_used import of_sample, rows_summary
 from ranking.data.split import TimeSplit
 from ranking.data.targets import check_target, target_inputs
-from ranking.pipeline.arm_stages import ArmStages, TrainedArms
+from ranking.pipeline.arm_stages import ArmStages, TrainedArm, TrainedArms
 from ranking.pipeline.codebook_window import given_codebook, window_of
 from ranking.pipeline.conclusions import ServingChoice
 from ranking.pipeline.controls import ControlStages
@@ -27,19 +27,19 @@ from ranking.pipeline.prepare import (
     feature_inputs,
     prepare_repo,
 )
-from ranking.pipeline.presets import Preset, arms_without_codes, check_extras, load_preset
+from ranking.pipeline.presets import Preset, check_extras, load_preset
 from ranking.pipeline.questions import questions, without_baselines
 from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
+from ranking.pipeline.usable_preset import usable_preset
 from ranking.training.calibration import Calibration
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
-from semantic_ids.pairs.known_items import known_items
 from semantic_ids.quality.future_hit_rate import future_hits
 from semantic_ids.quality.hit_rate import HitReport
-from semantic_ids.quantizers.sizes import LEAST_ITEMS
 from sidkit.core.arrays import Ints
 from sidkit.core.clock import check_as_of
+from sidkit.core.errors import ConfigError
 from sidkit.core.files import write_json
 from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
@@ -51,8 +51,8 @@ from sidkit.presets import preset_name
 from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
 
-_SMALL = 10_000
-"""Rows of item_content above which the item vectors are not checked before fitting codes."""
+if TYPE_CHECKING:
+    from ranking.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,55 @@ def run_preset(
     SidkitError
         When a stage fails; see its message.
     """
+    refuse_torchrun()
     loaded = load_preset(preset)
-    check_extras(loaded)
-    if as_of_us is not None:
-        check_as_of(as_of_us, allow_future=allow_future)
-    opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo, settings_file)
-    check_target(opened.settings, loaded.ranker.training.target)
     options = JobOptions(data, preset, loaded, seeds, as_of_us, impressions, allow_future, codebook)
+    opened = opened_for(repo, options, settings_file)
     with opened.locked():
         result = Job(opened, options, progress or SILENT).run()
     log_rankers_if_enabled(opened, [name for names in result.rankers.values() for name in names])
     return result
+
+
+def opened_for(repo: Repo | Path, options: JobOptions, settings_file: Path | None = None) -> Repo:
+    """Open or create the repository of a job, after checking its options; see :func:`run_preset`."""
+    check_extras(options.preset)
+    if options.as_of_us is not None:
+        check_as_of(options.as_of_us, allow_future=options.allow_future)
+    opened = prepare_repo(options.data, repo.path if isinstance(repo, Repo) else repo, settings_file)
+    check_target(opened.settings, options.preset.ranker.training.target)
+    return opened
+
+
+def refuse_torchrun() -> None:
+    """Raise if torchrun started several processes, of which each would run the whole job.
+
+    Raises
+    ------
+    ConfigError
+        With the commands that share the training.
+    """
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1 and "RANK" in os.environ:
+        raise ConfigError(
+            f"expected `sidkit run` in one process, got {processes} of torchrun; train with `torchrun --nproc-per-node "
+            f"{processes} -m sidkit ranker train`, then start `sidkit run` by itself: it reuses the trained arms"
+        )
+
+
+@dataclass(frozen=True)
+class _Framed:
+    """What the stages up to the frame made; ``inputs`` are those of the arms."""
+
+    codebook: str
+    split: TimeSplit
+    window: CodebookWindow
+    parts: dict[str, dict[str, int]]
+    labelled: dict[str, Any]
+    tables: StageResult
+    frame: StageResult
+    as_of_us: int
+    arms: ArmStages
+    inputs: Any
 
 
 class Job:
@@ -153,6 +191,67 @@ class Job:
 
     def run(self) -> RunResult:
         """Run all stages, write the HTML report and return the result; :mod:`sidkit.cli.run_report` prints it."""
+        repo, options, framed = self.repo, self.options, self._framed()
+        codebook, split, parts = framed.codebook, framed.split, framed.parts
+        arms = framed.arms.run(framed.inputs)
+        self._note(without_baselines(self.preset, arms.by_prefix))
+        dataset = named_dataset(options.data)
+        self.stages.run("materialize", [codebook, framed.tables.facts], lambda: self._materialize(framed.as_of_us))
+        serving = self._promote(codebook, arms)
+        if serving.ranker is not None:
+            framed.arms.measure_importance(serving)
+        result = RunResult(
+            data=options.data,
+            preset=options.preset_name,
+            repo=repo,
+            folder=self.folder,
+            codebook=CodebookFacts.read(repo, codebook),
+            window=framed.window,
+            split=split,
+            as_of_us=framed.as_of_us,
+            serving=serving,
+            questions=questions(self.preset, arms.validation_auc, arms.by_prefix),
+            seeds=options.seeds,
+            impressions=options.impressions if dataset is not None and dataset.is_sized else None,
+            hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),
+            evaluation=arms.evaluation,
+            rankers=arms.ranker_of,
+            log=LogChanges.of(self.stages.facts("ingest"), self.folder / "stages.json"),
+            stages=tuple(StageTime(**stage) for stage in self.stages.report()),
+            peak_rss_mb=peak_rss_mb(),
+            sampled=framed.labelled["sampled"],
+            warnings=tuple(self.warnings),
+            parts=parts,
+            calibration=Calibration.of(repo.settings, self.target, framed.frame.facts["rate"]),
+        )
+        write_report(result)
+        return result
+
+    def train(self, only: Sequence[str] = (), processes: Processes | None = None) -> dict[str, tuple[TrainedArm, ...]]:
+        """Run all stages up to the training of some arms, by default of all; a later :meth:`run` reuses them.
+
+        Parameters
+        ----------
+        only : sequence of str
+            Arms; members of blends among them are trained too.
+        processes : Processes, optional
+            The processes that train together; the others are in :func:`ranking.pipeline.beside.train_tasks`.
+
+        Returns
+        -------
+        dict
+            Arm -> ranker and validation AUC of each seed.
+
+        Raises
+        ------
+        ConfigError
+            When the preset has no such arm.
+        """
+        framed = self._framed(processes)
+        return framed.arms.train(framed.inputs, only)[0]
+
+    def _framed(self, processes: Processes | None = None) -> _Framed:
+        """Run all stages up to the frame."""
         repo, options, prepared = self.repo, self.options, self.prepared
         log = prepared.ingest()
         for table in read_log(repo).manifest["tables"]:
@@ -206,42 +305,20 @@ class Job:
         controls = ControlStages(repo, self.stages, codebook, split, self.folder / "frame", frame).run(
             self.preset.arms.values(), self.preset.ranker, context_inputs
         )
-        trained = ArmStages(
-            repo, self.stages, self.folder, self.preset, options.seeds, codebook, split, self.progress, controls
+        arms = ArmStages(
+            repo,
+            self.stages,
+            self.folder,
+            self.preset,
+            options.seeds,
+            codebook,
+            split,
+            self.progress,
+            controls,
+            processes,
         )
-        arms = trained.run([context_inputs, frame.facts])
-        self._note(without_baselines(self.preset, arms.by_prefix))
-        dataset = named_dataset(options.data)
-        self.stages.run("materialize", [codebook, tables.facts], lambda: self._materialize(as_of_us))
-        serving = self._promote(codebook, arms)
-        if serving.ranker is not None:
-            trained.measure_importance(serving)
-        result = RunResult(
-            data=options.data,
-            preset=options.preset_name,
-            repo=repo,
-            folder=self.folder,
-            codebook=CodebookFacts.read(repo, codebook),
-            window=window,
-            split=split,
-            as_of_us=as_of_us,
-            serving=serving,
-            questions=questions(self.preset, arms.validation_auc, arms.by_prefix),
-            seeds=options.seeds,
-            impressions=options.impressions if dataset is not None and dataset.is_sized else None,
-            hit_rate=HitRates.read(self.folder / "hit_rate.json", codebook),
-            evaluation=arms.evaluation,
-            rankers=arms.ranker_of,
-            log=LogChanges.of(self.stages.facts("ingest"), self.folder / "stages.json"),
-            stages=tuple(StageTime(**stage) for stage in self.stages.report()),
-            peak_rss_mb=peak_rss_mb(),
-            sampled=labelled["sampled"],
-            warnings=tuple(self.warnings),
-            parts=parts,
-            calibration=Calibration.of(repo.settings, self.target, frame.facts["rate"]),
-        )
-        write_report(result)
-        return result
+        inputs = [context_inputs, frame.facts]
+        return _Framed(codebook, split, window, parts, labelled, tables, frame, as_of_us, arms, inputs)
 
     def _planned(self, split: TimeSplit, moments: Ints) -> TimeSplit:
         """The split for rankers, unless the codebook falls back to content."""
@@ -260,43 +337,13 @@ class Job:
             return self.prepared.given_codebook(Catalog.open(self.repo).codebook(given), inputs)
         learns = self.preset.codebook.needs_pairs
         fit_end_us = split.fit_end_us(learns_from_clicks=learns)
-        self.preset = self._usable_preset(fit_end_us)
+        self.preset, note = usable_preset(self.repo, self.options.preset, fit_end_us)
+        self._note(note)
         if learns and self.preset.codebook.needs_pairs:
             check_training_rows(len(split.training_from(fit_end_us).parts(moments)["train"]), split)
         return self.prepared.codebook(
             codebook_stem(preset_name(self.options.preset_name)), self.preset.codebook, fit_end_us, inputs
         )
-
-    def _usable_preset(self, fit_end_us: int) -> Preset:
-        """Return the preset, without the arms that read codes if the catalogue is too small to fit codes."""
-        preset = self.options.preset
-        if not self.repo.settings.source.modalities:
-            return self._without_vectors(preset)
-        content = pq.read_metadata(self.repo.tables / "item_content.parquet").num_rows
-        if preset.codebook.sizes is not None or preset.codebook.force or content > _SMALL:
-            return preset
-        known = known_items(self.repo, fit_end_us)
-        distinct = known.content.distinct(2)
-        if len(known) >= LEAST_ITEMS and distinct > 1:
-            return preset
-        usable = arms_without_codes(preset)
-        dropped = [name for name in preset.arms if name not in usable.arms]
-        reason = (
-            f"codes require {LEAST_ITEMS} items with vectors at the end of training, got {len(known)}"
-            if len(known) < LEAST_ITEMS
-            else f"codes require distinct item vectors, but all {len(known)} items at the end of training have the same vector"
-        )
-        self._note(f"{reason}; skipping the arms that read codes: {', '.join(dropped)}")
-        return usable
-
-    def _without_vectors(self, preset: Preset) -> Preset:
-        usable = arms_without_codes(preset, content=False)
-        dropped = [name for name in preset.arms if name not in usable.arms]
-        self._note(
-            f"the source has no vectors (source.modalities = []); skipping the arms that read content or codes: "
-            f"{', '.join(dropped)}. `sidkit data embed` computes vectors; then create a new repository"
-        )
-        return usable
 
     def _note(self, text: str | None) -> None:
         """Record and print a warning, if any."""

@@ -15,10 +15,11 @@ from ranking.training.adapted_ranker import AdaptedConfig, Window, save_adapted
 from ranking.training.adapters import ADAPTER_NAMES
 from ranking.training.adapters.base import Adapter, AdapterRows
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, TrainingContext, read_predictions
+from ranking.training.arms import ArmDetails, ArmResult, TrainingContext
 from ranking.training.liveness import PartLiveness
 from ranking.training.load_ranker import load_trained
 from ranking.training.mixing import logits, probabilities
+from ranking.training.predictions import read_predictions
 from ranking.training.serving_spec import joined_spec
 from sidkit.core.arrays import Doubles
 from sidkit.core.clock import DAY_US

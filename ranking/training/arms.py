@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ranking.data.control_codes import ControlKind
 from ranking.data.dataset import Dataset
@@ -28,12 +26,14 @@ from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import discard_damaged, written_before
 from sidkit.core.progress import SILENT, EpochDone, Progress, TreesGrown
 from sidkit.core.records import read_record, record_json
-from sidkit.core.sealed_table import read_sealed_table, write_sealed_table
 
 if TYPE_CHECKING:
+    from ranking.data.vocabulary import Vocabulary
     from ranking.models.ctr_model import CtrModel
     from ranking.training.load_ranker import LoadedRanker
-    from ranking.training.ranker import Ranker
+    from ranking.training.loop import Trained
+    from ranking.training.processes import Processes
+    from ranking.training.ranker import Ranker, RankerConfig
     from ranking.training.reranked_ranker import RerankedRanker
     from ranking.training.sizing import Budget
     from semantic_ids.neighbour_lists import NeighbourLists
@@ -146,6 +146,10 @@ class TrainingContext:
     """Control parts of the frame (:mod:`ranking.data.control_part`), for controls that read statistics of codes."""
     served: frozenset[str] = frozenset()
     """Arms of boosting whose artefacts are saved, because they, or blends of them, may serve; neural arms always are."""
+    processes: Processes | None = None
+    """The processes that train neural arms together; None: this one alone."""
+    before_training: Callable[[], None] | None = None
+    """Called when a neural arm is about to be trained, so that the other processes join in."""
 
     def narrowed(self, arm: ArmSpec) -> TrainingContext:
         """The same data with the features that an arm reads, and what serving needs for it.
@@ -261,13 +265,9 @@ def served_by(context: TrainingContext, schema: FeatureSchema) -> dict[str, Any]
 def _train_neural(
     context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str, budget: Budget | None, progress: Progress
 ) -> ArmResult:
-    from ranking.data.batches import Batches, vocabulary_of
-    from ranking.data.disk_batches import training_tensors
-    from ranking.training.arm_config import ranker_config
     from ranking.training.load_ranker import load_trained
-    from ranking.training.loop import Epoch, train
-    from ranking.training.ranker import METRICS, Ranker, fit_on, make_model
-    from ranking.training.sizing import sized, table_parameters
+    from ranking.training.ranker import METRICS, Ranker
+    from ranking.training.sizing import table_parameters
 
     folder = context.rankers / name if context.rankers is not None and spec.can_serve else None
     kind = "ranker" if spec.reranker is None else "reranked_ranker"
@@ -278,6 +278,54 @@ def _train_neural(
         # Interrupted after saving the ranker, before saving its predictions.
         details = read_record(ArmDetails, folder / METRICS)
         return _scored(context.validation, context.test, load_trained(folder), details, name)
+
+    if context.before_training is not None:
+        context.before_training()
+    first: list[npt.NDArray[np.float64]] = []
+    trained, vocabulary, config = _trained(context, arm, spec, seed, name, budget, progress, first)
+    ranker = Ranker(trained.model, vocabulary, config)
+    details = ArmDetails(
+        validation_auc=trained.validation_auc,
+        best_epoch=trained.best_epoch,
+        parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+        dim=config.model.dim,
+        table_parameters=table_parameters(trained.model),
+        features=config.schema.names,
+    )
+    liveness = _liveness(ranker, context.validation, trained.tables) if context.liveness else None
+    scored: Ranker | RerankedRanker = ranker
+    if spec.reranker is not None:
+        scored, details, context_part = _reranked(context, spec, seed, ranker, details, progress)
+        liveness = (*liveness, *context_part) if liveness is not None else None
+    if folder is not None:
+        scored.save(folder, describe, details.as_json())
+    result = _scored(context.validation, context.test, scored, details, name if folder is not None else None)
+    return dataclasses.replace(result, test_first_epoch=first[0] if first else None, liveness=liveness)
+
+
+def train_beside(context: TrainingContext, arm: str, spec: ArmSpec, seed: int, name: str) -> None:
+    """Take part in the training of a neural arm as a process other than 0, which saves the result."""
+    _trained(context.of_arm(spec, seed), arm, spec, seed, name, None, SILENT, [])
+
+
+def _trained(
+    context: TrainingContext,
+    arm: str,
+    spec: ArmSpec,
+    seed: int,
+    name: str,
+    budget: Budget | None,
+    progress: Progress,
+    first: list[npt.NDArray[np.float64]],
+) -> tuple[Trained, Vocabulary, RankerConfig]:
+    """Train the model; ``first`` receives the test predictions after the first epoch, if they are wanted."""
+    from ranking.data.batches import Batches, vocabulary_of
+    from ranking.data.disk_batches import training_tensors
+    from ranking.training.arm_config import ranker_config
+    from ranking.training.loop import Epoch, train
+    from ranking.training.processes import ALONE
+    from ranking.training.ranker import Ranker, fit_on, make_model
+    from ranking.training.sizing import sized
 
     served = served_by(context, context.train.schema)
     config = ranker_config(arm, spec, context.spec.model, context.train, context.rate, served)
@@ -291,7 +339,6 @@ def _train_neural(
     # A resumed run cannot recover the first-epoch model.
     checkpoints = None if context.first_epoch else context.rankers
     checkpoint = checkpoints / f".checkpoint-{name}.safetensors" if checkpoints is not None else None
-    first: list[npt.NDArray[np.float64]] = []
 
     def after_epoch(epoch: int, model: CtrModel) -> None:
         if context.first_epoch and epoch == 0:
@@ -312,25 +359,9 @@ def _train_neural(
         after_epoch=after_epoch,
         report=report,
         trace_tables=context.liveness,
+        processes=context.processes or ALONE,
     )
-    ranker = Ranker(trained.model, vocabulary, config)
-    details = ArmDetails(
-        validation_auc=trained.validation_auc,
-        best_epoch=trained.best_epoch,
-        parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
-        dim=config.model.dim,
-        table_parameters=table_parameters(trained.model),
-        features=config.schema.names,
-    )
-    liveness = _liveness(ranker, context.validation, trained.tables) if context.liveness else None
-    scored: Ranker | RerankedRanker = ranker
-    if spec.reranker is not None:
-        scored, details, context_part = _reranked(context, spec, seed, ranker, details, progress)
-        liveness = (*liveness, *context_part) if liveness is not None else None
-    if folder is not None:
-        scored.save(folder, describe, details.as_json())
-    result = _scored(context.validation, context.test, scored, details, name if folder is not None else None)
-    return dataclasses.replace(result, test_first_epoch=first[0] if first else None, liveness=liveness)
+    return trained, vocabulary, config
 
 
 def _liveness(ranker: Ranker, validation: Dataset, tables: Mapping[str, TableChange]) -> tuple[PartLiveness, ...]:
@@ -360,33 +391,3 @@ def _scored(
 ) -> ArmResult:
     reached = max(details.reranked or details.validation_auc or ())
     return ArmResult(reached, ranker.score(validation), ranker.score(test), name, details)
-
-
-FIRST_EPOCH = "test, first epoch"
-
-
-def write_predictions(path: Path, result: ArmResult, facts: Mapping[str, Any] | None = None) -> None:
-    """Save an arm's predictions as Parquet (part, probability), with its details in the file's metadata."""
-    parts = {"validation": result.validation, "test": result.test}
-    if result.test_first_epoch is not None:
-        parts[FIRST_EPOCH] = result.test_first_epoch
-    table = pa.table(
-        {
-            "part": np.repeat(list(parts), [len(values) for values in parts.values()]),
-            "probability": np.concatenate(list(parts.values())),
-        }
-    )
-    write_sealed_table(path, table, {**result.details.as_json(), **(facts or {})})
-
-
-def read_predictions(path: Path, part: str = "test") -> npt.NDArray[np.float64]:
-    """Read an arm's predictions on one part; empty if the file does not have the part."""
-    table, _ = read_sealed_table(path)
-    table = table.filter(pc.equal(table.column("part"), part))
-    probability: npt.NDArray[np.float64] = table.column("probability").to_numpy()
-    return probability
-
-
-def read_details(path: Path) -> dict[str, Any]:
-    """Read the details that were saved with an arm's predictions."""
-    return read_sealed_table(path)[1]

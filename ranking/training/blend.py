@@ -17,12 +17,13 @@ from ranking.data.schema import FeatureSchema
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import prior_interactions
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, TrainingContext, read_predictions
+from ranking.training.arms import ArmDetails, ArmResult, TrainingContext
 from ranking.training.blend_ranker import KIND, BlendConfig, save_blend
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.liveness import PartLiveness, gate_by_count
 from ranking.training.load_ranker import load_trained
 from ranking.training.mixing import best_weights, logits, probabilities
+from ranking.training.predictions import read_predictions
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.progress import SILENT, Progress
 
@@ -47,7 +48,7 @@ def blend_arm(
     validation, test : Dataset
         The rows of the predictions; the labels of the first choose the weights.
     members : mapping
-        Arm -> predictions of the same seed, written by :func:`ranking.training.arms.write_predictions`.
+        Arm -> predictions of the same seed, written by :func:`ranking.training.predictions.write_predictions`.
     progress : Progress
         Receives the weights as a remark.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ranking.data.batch import Batch
 from ranking.data.batches import SCAN_ROWS, Batches
 from ranking.data.disk_batches import DiskBatches
 from ranking.data.split import check_both_classes
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
+from ranking.models.dropout import drawing_for
 from ranking.training.checkpoint import Checkpoint, Progress
-from ranking.training.device import training_device
 from ranking.training.liveness import TableChange
 from ranking.training.optimizers import make_optimizers
+from ranking.training.processes import ALONE, Processes
 from ranking.training.spec import TrainingSpec
 from ranking.training.table_changes import TableTrace
 
@@ -57,8 +59,13 @@ def train(
     after_epoch: Callable[[int, CtrModel], None] | None = None,
     report: Callable[[Epoch], None] | None = None,
     trace_tables: bool = False,
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train a model.
+
+    Several processes share the rows of every batch: the loss of a batch is the mean over its rows of all processes, so that
+    their number does not change the weights beyond rounding. Auxiliary losses and standardised histories are exceptions: each
+    process computes them on its own rows, weighted by their share.
 
     Parameters
     ----------
@@ -82,10 +89,18 @@ def train(
         Called after each epoch of this process with its loss and validation AUC.
     trace_tables : bool
         Compare the embedding tables of the result with their initial weights, which are copied for this.
+    processes : Processes
+        The processes that share the rows, each of which calls this with the same arguments. Process 0 writes the checkpoint and
+        calls ``after_epoch`` and ``report``; all return the trained model.
+
+    Raises
+    ------
+    ProcessesError
+        When another process stopped, or has other rows or settings.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    device = training_device(spec.device)
+    device = processes.device(spec.device)
     model = make_model().to(device)
     trace = TableTrace(model) if trace_tables else None
     optimizers = make_optimizers(model, spec)
@@ -95,14 +110,21 @@ def train(
     parts = (training.to(device), validation.to(device))
     match_moments = [part.learn_matches(model.matches) for part in parts]
     model.scale_matches(match_moments[0])
-    saved_at = Checkpoint(checkpoint, [seed, spec.model_dump(mode="json"), len(training), len(validation)])
-    progress = saved_at.resume(model, optimizers, order) or Progress([], copy.deepcopy(model.state_dict()))
+    run = [seed, spec.model_dump(mode="json"), len(training), len(validation)]
+    if (lanes := training.lanes(processes.part)) > 1:
+        run.append(lanes)
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    processes.check_same([run, shapes, torch.__version__])
+    saved_at = Checkpoint(checkpoint, run)
+    progress = _resumed(saved_at, model, optimizers, order, processes)
     while len(progress.curve) < spec.epochs and not _patience_exhausted(progress.curve, spec.patience):
-        loss = _epoch(model, training, optimizers, order, spec)
-        reached = auc(label, predict(model, validation))
+        loss = _epoch(model, training, optimizers, order, spec, processes)
+        reached = processes.agreed(auc(label, _predicted(model, validation, processes)))
         if reached > max(progress.curve, default=-1.0):
             progress.best = copy.deepcopy(model.state_dict())
         progress.curve.append(reached)
+        if not processes.leads:
+            continue
         if after_epoch is not None:
             after_epoch(len(progress.curve) - 1, model)
         saved_at.save(progress, model, optimizers, order)
@@ -111,20 +133,50 @@ def train(
     for part in parts:
         part.forget_matches()
     model.load_state_dict(progress.best)
-    saved_at.remove()
+    if processes.leads:
+        saved_at.remove()
     tables = trace.changes(model, optimizers) if trace is not None else {}
     return Trained(model.cpu().eval(), tuple(progress.curve), int(np.argmax(progress.curve)), tables)
 
 
 def predict(model: CtrModel, data: Batches) -> npt.NDArray[np.float64]:
     """Predict click probabilities ``float64 [rows]``; rows are moved to the model's device."""
-    if model.training:
-        model.eval()
     device = next(model.parameters()).device
     data = data if data.label.device == device else data.to(device)
+    return _probabilities(model, data.batches(SCAN_ROWS))
+
+
+def _probabilities(model: CtrModel, batches: Iterable[Batch]) -> npt.NDArray[np.float64]:
+    if model.training:
+        model.eval()
     with torch.inference_mode():
-        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in data.batches(SCAN_ROWS)]
+        parts = [torch.sigmoid(model(batch).double()).numpy(force=True) for batch in batches]
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _resumed(
+    saved_at: Checkpoint,
+    model: CtrModel,
+    optimizers: list[torch.optim.Optimizer],
+    order: torch.Generator,
+    processes: Processes,
+) -> Progress:
+    """The progress of an interrupted run, whose state all processes take over, or of a new one."""
+    progress = saved_at.resume(model, optimizers, order) if processes.leads else None
+    # Process 0 looks first: it discards a damaged checkpoint.
+    epochs = processes.agreed(len(progress.curve) if progress else None)
+    if not processes.leads and epochs is not None:
+        progress = saved_at.resume(model, optimizers, order)
+    processes.check_same(["resumed", len(progress.curve) if progress else None])
+    processes.share_weights(model)
+    return progress or Progress([], copy.deepcopy(model.state_dict()))
+
+
+def _predicted(model: CtrModel, validation: Batches, processes: Processes) -> npt.NDArray[np.float64]:
+    """Predictions of all validation rows; several processes predict some each."""
+    if processes.part.of == 1:
+        return predict(model, validation)
+    return processes.joined(_probabilities(model, validation.of_part(SCAN_ROWS, processes.part)))
 
 
 def _epoch(
@@ -133,22 +185,32 @@ def _epoch(
     optimizers: list[torch.optim.Optimizer],
     order: torch.Generator,
     spec: TrainingSpec,
+    processes: Processes,
 ) -> float:
     """Train on all rows once; returns the mean loss per row."""
     model.train()
     # Summed on the device: reading the loss of every batch would wait for the device at every step.
     total = torch.zeros((), device=next(model.parameters()).device, dtype=torch.float64)
-    for batch in training.batches(spec.batch_rows, order):
-        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.bf16):
-            logits, auxiliary = model(batch), model.auxiliary(batch)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
-        loss = sum((term.float() for term in auxiliary.values()), start=loss)
+    for share in training.shares(spec.batch_rows, order, processes.part):
         model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if share.batch is not None:
+            with drawing_for(share):
+                loss = _loss(model, share.batch, bf16=spec.bf16)
+            (loss if share.weight == 1 else loss * share.weight).backward()  # type: ignore[no-untyped-call]
+            total.add_(loss.detach(), alpha=len(share.batch))
+        processes.sum_gradients(model)
         for optimizer in optimizers:
             optimizer.step()
-        total.add_(loss.detach(), alpha=len(batch.label))
-    return float(total.item()) / max(len(training), 1)
+    processes.share_state(model)
+    return processes.total(float(total.item())) / max(len(training), 1)
+
+
+def _loss(model: CtrModel, batch: Batch, *, bf16: bool) -> torch.Tensor:
+    """The mean loss of a batch's rows, with the auxiliary losses."""
+    with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=bf16):
+        logits, auxiliary = model(batch), model.auxiliary(batch)
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.label)
+    return sum((term.float() for term in auxiliary.values()), start=loss)
 
 
 def _patience_exhausted(curve: list[float], patience: int) -> bool:

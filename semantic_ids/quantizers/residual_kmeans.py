@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -13,7 +13,8 @@ from semantic_ids.quantizers.base import Quantizer, canonical_order, check_beam,
 from semantic_ids.quantizers.kmeans import balance, cluster
 from semantic_ids.quantizers.local_codes import LocalCodes
 from semantic_ids.quantizers.nearest import nearest, residual_codes, residual_sum
-from semantic_ids.quantizers.training_sample import training_sample
+from semantic_ids.quantizers.sizes import as_sizes, check_sizes, default_sizes
+from semantic_ids.quantizers.training_sample import streamed_sample, training_sample
 from sidkit.core.arrays import Codes, Floats
 from sidkit.core.artifact import tensors_under
 from sidkit.core.errors import FitError
@@ -30,7 +31,7 @@ class ResidualKMeans(Quantizer):
     is ``sum_l e^l_{c^l}``. ``fit`` is greedy, because beam search in training degraded the second level in our
     measurements; a beam at ``encode`` finds closer combinations of the same codewords. See :func:`cluster` for the
     initialisation. Without a local level, ``fit`` learns from a sample of 2**18 rows if there are more
-    (:func:`~semantic_ids.quantizers.training_sample.training_sample`).
+    (:func:`~semantic_ids.quantizers.training_sample.training_sample`); ``fit_blocks`` draws the same sample from a stream.
 
     Parameters
     ----------
@@ -132,7 +133,49 @@ class ResidualKMeans(Quantizer):
                 f"expected a level before a local one, got sizes {sizes}; add one, or set last_level = 'global'"
             )
         # A local level has codewords of every parent, so it needs all rows.
-        residual = rows[canonical_order(rows) if local else training_sample(rows, sizes, self.seed)]
+        return self._learn(rows[canonical_order(rows) if local else training_sample(rows, sizes, self.seed)], sizes)
+
+    def fit_blocks(self, blocks: Iterable[npt.ArrayLike]) -> Self:
+        """Like :meth:`fit` of all blocks together, for vectors that do not fit in memory.
+
+        Memory holds twice the sample of 2**18 rows and one block, whatever the number of blocks. The codebooks are those that
+        :meth:`fit` learns from the same vectors, whatever the sizes of the blocks and their order.
+
+        Parameters
+        ----------
+        blocks : iterable of array-like
+            Vectors ``[rows, dim]`` each.
+
+        Raises
+        ------
+        FitError
+            When the vectors are not finite, of different widths or too few for the sizes, or the last level is local: it learns
+            from all rows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from semantic_ids import ResidualKMeans
+        >>> x = np.random.default_rng(0).normal(size=(2000, 8)).astype("float32")
+        >>> streamed = ResidualKMeans(sizes=(16, 8)).fit_blocks(x[at : at + 300] for at in range(0, 2000, 300))
+        >>> bool((streamed.transform(x) == ResidualKMeans(sizes=(16, 8)).fit_transform(x)).all())
+        True
+        """
+        check_last_level(self.last_level, self.local_parent)
+        if self.last_level == "local":
+            raise FitError(
+                "expected last_level = 'global' or 'balanced' to learn from blocks, got 'local', which learns from all rows; "
+                "call fit, or set another last_level"
+            )
+        given = None if self.sizes is None else as_sizes(self.sizes)
+        sample = streamed_sample(blocks, given or (), self.seed)
+        sizes = given if given is not None else default_sizes(sample.rows, distinct=sample.distinct)
+        check_sizes(sizes, sample.rows, force=self.force)
+        return self._learn(sample.vectors, sizes)
+
+    def _learn(self, residual: Floats, sizes: tuple[int, ...]) -> Self:
+        """Cluster level by level; ``residual`` is overwritten."""
+        local = self.last_level == "local"
         codes = np.empty((len(residual), len(sizes)), dtype=np.int32)
         codebooks: list[Floats] = []
         for level, size in enumerate(sizes[: len(sizes) - local]):

@@ -74,18 +74,53 @@ class CodebookSteps(ProjectBase):
             warn(f"fell back to the encoder 'content', which uses no behaviour: {reason}")
         return record
 
-    def publish(self, name: str) -> RefreshReport:
+    def publish(self, name: str, *, shards: int | None = None, merge: bool = False) -> RefreshReport:
         """Assign codes to all items, register the feature view and its services, and fill the online store.
+
+        Parameters
+        ----------
+        name : str
+            A fitted codebook.
+        shards : int, optional
+            Assign codes in so many shards, each in a process of its own; the result does not depend on it.
+        merge : bool
+            Only put together shards that workers have made with :meth:`assign_shard`.
 
         Raises
         ------
         LifeCycleError
             When the codebook is not fitted, or retired.
+        ArtifactError
+            When a shard is missing or damaged.
+        ProcessesError
+            When a worker failed, or a shard was made from other inputs.
         """
         from semantic_ids import lifecycle
+        from sidkit.core.shards import ShardedWork
 
+        work = ShardedWork.stated(shards, merge)
         with self.repo.locked():
-            return lifecycle.publish(self.repo, name)
+            return lifecycle.publish(self.repo, name, work)
+
+    def assign_shard(self, name: str, shard: str) -> int | None:
+        """Assign codes to the items of one shard, for :meth:`publish` or :meth:`refresh` with ``merge``; takes no lock.
+
+        Parameters
+        ----------
+        name : str
+            A fitted codebook.
+        shard : str
+            ``K/N``: shard K of N, from 1.
+
+        Returns
+        -------
+        int or None
+            Number of rows; None if the shard was finished before.
+        """
+        from semantic_ids.assign_shards import assign_shard
+        from sidkit.core.shards import Shard
+
+        return assign_shard(self.repo, name, Shard.parse(shard))
 
     def retire(self, name: str) -> None:
         """Take a codebook out of use; its feature view and data remain until it is purged.
@@ -113,8 +148,12 @@ class CodebookSteps(ProjectBase):
         with self.repo.locked():
             lifecycle.purge(self.repo, name)
 
-    def refresh(self, name: str | None = None) -> list[RefreshReport]:
+    def refresh(
+        self, name: str | None = None, *, shards: int | None = None, merge: bool = False
+    ) -> list[RefreshReport]:
         """Assign codes to content added or changed since the last refresh, for one or all published codebooks.
+
+        ``shards`` and ``merge`` are those of :meth:`publish`.
 
         Raises
         ------
@@ -122,9 +161,11 @@ class CodebookSteps(ProjectBase):
             When the codebook is not published.
         """
         from semantic_ids import lifecycle
+        from sidkit.core.shards import ShardedWork
 
+        work = ShardedWork.stated(shards, merge)
         with self.repo.locked():
-            return lifecycle.refresh(self.repo, name)
+            return lifecycle.refresh(self.repo, name, work)
 
     def health(self, name: str | None = None, preset: str = "rqkmeans") -> DriftReport:
         """Compare the codes of recent items with those of the fit; ``verdict`` is ``ok``, ``watch`` or ``stale``.

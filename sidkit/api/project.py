@@ -22,6 +22,8 @@ from sidkit.core.errors import ConfigError, LifeCycleError
 from sidkit.core.repo import Repo, source_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ranking.experiments.comparison.results import ComparisonResult
     from ranking.pipeline.results import RunResult
     from ranking.serving.onnx_export import ExportedRanker
@@ -101,6 +103,62 @@ class Project(ProfileSteps, DataSteps, EventSteps, CodebookSteps, RankerSteps, A
                 codebook=codebook,
                 progress=receiver,
             )
+
+    def train(
+        self,
+        preset: str = "rqkmeans",
+        *,
+        arms: Sequence[str] = (),
+        seeds: int = 1,
+        as_of: Moment | None = None,
+        allow_future: bool = False,
+        codebook: str | None = None,
+        progress: bool | Progress = False,
+    ) -> pd.DataFrame | None:
+        """Run the stages up to the training of arms; a later :meth:`run` of the preset reuses them.
+
+        In a script that ``torchrun`` starts in several processes, these share the rows of every batch.
+
+        Parameters
+        ----------
+        preset, seeds, as_of, allow_future, codebook, progress
+            See :meth:`run`.
+        arms : sequence of str
+            Arms to train, with the members of blends among them; default: all arms of the preset.
+
+        Returns
+        -------
+        pandas.DataFrame or None
+            Arm, seed, ranker (None for an arm that cannot serve) and validation_auc; None in a process other than 0.
+
+        Raises
+        ------
+        ConfigError
+            When the preset is invalid or has no such arm, or a machine has fewer GPUs than processes.
+        ProcessesError
+            When another process stopped, or has other rows or settings.
+        """
+        import pandas as pd
+
+        from ranking.pipeline.train import train_preset
+
+        as_of_us = None if as_of is None else moment_us(as_of)
+        with shown(progress) as receiver:
+            trained = train_preset(
+                self.repo,
+                source_of(self.path),
+                preset,
+                arms=arms,
+                seeds=seeds,
+                as_of_us=as_of_us,
+                allow_future=allow_future,
+                codebook=codebook,
+                progress=receiver,
+            )
+        if trained is None:
+            return None
+        rows = [(arm, seed, *each) for arm, all_of in trained.items() for seed, each in enumerate(all_of)]
+        return pd.DataFrame(rows, columns=["arm", "seed", "ranker", "validation_auc"])
 
     def compare(
         self,

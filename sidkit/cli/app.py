@@ -41,6 +41,7 @@ def build_app() -> typer.Typer:
     from sidkit.cli.run import run
     from sidkit.cli.serve import serve
     from sidkit.cli.shared_options import with_warnings
+    from sidkit.cli.train import train
 
     app = typer.Typer(
         name="sidkit",
@@ -67,6 +68,7 @@ def build_app() -> typer.Typer:
     app.command()(frame)
     app.command()(score)
     app.command()(serve)
+    ranker_app.command("train")(train)
     ranker_app.command("compare")(compare)
     app.add_typer(audit_app, name="audit")
     app.command()(monitor)

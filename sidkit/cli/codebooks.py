@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidkit.cli.options import ItemOption, ItemsOption, JsonOption, Name, RepoOption, StrictOption, codebooks_app
+from sidkit.cli.options import (
+    ItemOption,
+    ItemsOption,
+    JsonOption,
+    MergeOption,
+    Name,
+    RepoOption,
+    ShardOption,
+    ShardsOption,
+    StrictOption,
+    codebooks_app,
+)
 from sidkit.cli.output import VERBOSITY, json_records, say, show, show_json
 from sidkit.cli.tables import table
 from sidkit.core.id_lists import read_ids, unknown_items
@@ -43,15 +54,31 @@ def fit(
 
 
 @codebooks_app.command("publish")
-def publish(name: Name, repo: RepoOption = Path()) -> None:
+def publish(name: Name, repo: RepoOption = Path(), shards: ShardsOption = None, merge: MergeOption = False) -> None:
     """Assign codes to all items and register them.
 
     Registers the feature view of the codebook and its services, and fills the online store.
     """
     import sidkit
 
-    report = sidkit.open(repo).publish(name)
+    report = sidkit.open(repo).publish(name, shards=shards, merge=merge)
     say(f"{name}: {report.rows:,} rows of codes ({report.new_rows:,} new), {report.without_content:,} without content")
+
+
+@codebooks_app.command("assign")
+def assign(name: Name, shard: ShardOption, repo: RepoOption = Path()) -> None:
+    """Assign codes to the items of one shard.
+
+    Publish or refresh with --shards N --merge puts the N shards together. Takes no lock, so that several workers can run.
+    """
+    import sidkit
+
+    rows = sidkit.open(repo).assign_shard(name, shard)
+    say(
+        f"{name}: shard {shard} was finished before"
+        if rows is None
+        else f"{name}: shard {shard}, {rows:,} rows of codes"
+    )
 
 
 @codebooks_app.command("promote")
@@ -99,11 +126,13 @@ def repair(repo: RepoOption = Path()) -> None:
 def refresh(
     name: Annotated[str | None, typer.Argument(help="Codebook name; default: all published codebooks.")] = None,
     repo: RepoOption = Path(),
+    shards: ShardsOption = None,
+    merge: MergeOption = False,
 ) -> None:
     """Assign codes to new and changed content."""
     import sidkit
 
-    for report in sidkit.open(repo).refresh(name):
+    for report in sidkit.open(repo).refresh(name, shards=shards, merge=merge):
         say(f"{report.name}: {report.rows:,} rows, {report.new_rows:,} new")
 
 

@@ -52,6 +52,19 @@ SettingsOption = Annotated[
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--shards", help="Work in so many shards, each in a process of its own; finished shards are not done again."
+    ),
+]
+MergeOption = Annotated[
+    bool,
+    typer.Option(
+        "--merge", help="With --shards: only put together shards that workers elsewhere have made with --shard."
+    ),
+]
+ShardOption = Annotated[str, typer.Option("--shard", help="K/N: do shard K of N, from 1.")]
 Preset = Annotated[str, typer.Option(help="Name of a preset, or path of a .toml file.")]
 Name = Annotated[str, typer.Argument(help="The codebook's name.")]
 

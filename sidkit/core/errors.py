@@ -34,6 +34,7 @@
     ├── MissingExtraError           an optional package that is not installed
     ├── MemoryLimitError            DuckDB reached its memory limit
     ├── EngineError                 Spark did not start or stopped a step
+    ├── ProcessesError              a training process or the worker of a shard stopped, or has other inputs
     └── StorageError                the disk refused a write
 
 Each message states what was expected, what was given and how to fix it; the exception has the same facts as attributes.
@@ -70,6 +71,10 @@ class SettingsChangedError(ConfigError):
 
 class EngineError(SidkitError):
     """Spark did not start, or stopped a step."""
+
+
+class ProcessesError(SidkitError):
+    """A training process or the worker of a shard stopped, does not answer, or has other inputs than the others."""
 
 
 class PluginError(ConfigError):

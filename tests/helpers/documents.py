@@ -153,6 +153,12 @@ def _check_pip(arguments: list[str]) -> None:
     assert arguments[0] == "install" and requirement and set(requirement[1].split(",")) <= extras.keys()
 
 
+def _check_torchrun(arguments: list[str]) -> None:
+    module = arguments.index("-m")
+    assert arguments[module + 1] == "sidkit"
+    _check_sidkit(arguments[module + 2 :])
+
+
 _CHECKS: Mapping[str, Callable[[list[str]], None]] = {
     "sidkit": _check_sidkit,
     "feast": _check_feast,
@@ -160,4 +166,5 @@ _CHECKS: Mapping[str, Callable[[list[str]], None]] = {
     "python": _check_python,
     "python3.11": _check_python,
     "pip": _check_pip,
+    "torchrun": _check_torchrun,
 }

@@ -47,9 +47,11 @@ READING = (
 )  # fmt: skip
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
+    "codebooks assign": "one rename: test_assign_shards.py, killed",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
-    "ranker show": "reads", "ranker export": "one rename, outside the repo",
+    "ranker show": "reads", "ranker train": "test_train_command.py: a process killed",
+    "ranker export": "one rename, outside the repo",
     "ranker compare": "test_comparison.py: killed twice", "leakage": "reads", "codebooks repair": "test_catalog_rot.py",
     "upgrade": "test_upgrade.py: killed after every step", "data convert": "renames, outside the repo",
     "relocate": "test_moved_repo.py", "codebooks export": "one rename, outside the repo", "features list": "reads",

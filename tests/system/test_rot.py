@@ -20,7 +20,8 @@ import pytest
 from helpers.commands import Answer, ask, ask_well
 from helpers.frozen_repo import PRESET, expected, frame, score, usable
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import ArmDetails, ArmResult, read_predictions, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult
+from ranking.training.predictions import read_predictions, write_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import checked

@@ -37,7 +37,7 @@ from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluatio
 from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.pipeline.world import WorldProbabilities, world_probabilities
-from ranking.training.arms import FIRST_EPOCH, read_predictions
+from ranking.training.predictions import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import EvaluationError

@@ -23,9 +23,10 @@ from ranking.pipeline.prepare import training_context
 from ranking.training.adapted_arm import adapted_arm
 from ranking.training.arm_members import in_order
 from ranking.training.arm_spec import RankerSpec, without_loss
-from ranking.training.arms import ArmDetails, ArmResult, read_details, train_arm, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult, train_arm
 from ranking.training.blend import blend_arm
 from ranking.training.liveness import PartLiveness
+from ranking.training.predictions import read_details, write_predictions
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import say_discarded
 from sidkit.core.locks import locked_file

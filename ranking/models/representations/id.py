@@ -11,6 +11,7 @@ from torch import Tensor
 from ranking.data.batch import Batch, ItemBatch, Seen
 from ranking.data.gather_rows import gather_rows
 from ranking.data.vocabulary import PADDING, UNKNOWN
+from ranking.models.dropout import uniform_by_item
 from ranking.models.losses import neighbour_pull
 from ranking.models.parts import Gate
 from ranking.models.representations.base import ItemShape, Table
@@ -140,5 +141,5 @@ def dropped(index: Tensor, share: float) -> Tensor:
     """Replace a random ``share`` of the ids ``int64 [items]`` by the unknown id; padding is unchanged."""
     if share <= 0:
         return index
-    replaced = (torch.rand(index.shape, device=index.device) < share) & (index != PADDING)
+    replaced = (uniform_by_item(index) < share) & (index != PADDING)
     return torch.where(replaced, UNKNOWN, index)

@@ -29,8 +29,8 @@ from ranking.experiments.comparison.evaluation import evaluate_external
 from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import markdown, markdown_of_boosting, markdown_of_ideas, merge_rows
 from ranking.experiments.comparison.trials import Plan, Trial
-from ranking.training.arms import FIRST_EPOCH, read_details, read_predictions
 from ranking.training.blend import logits, probabilities
+from ranking.training.predictions import FIRST_EPOCH, read_details, read_predictions
 from sidkit.cli.compare_report import print_comparison
 from sidkit.core.clock import iso
 from sidkit.core.errors import EvaluationError

@@ -19,8 +19,9 @@ from ranking.experiments.comparison.report.page import _liveness_table
 from ranking.experiments.comparison.results import ComparisonEvaluation, ComparisonResult, CutFacts, Seconds
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.training.arm_spec import RankerSpec
-from ranking.training.arms import ArmDetails, ArmResult, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult
 from ranking.training.liveness import PartLiveness
+from ranking.training.predictions import write_predictions
 from sidkit.cli.liveness_report import print_liveness
 from sidkit.core.records import record_json
 

@@ -16,12 +16,12 @@ from ranking.data.disk_frame import DiskFrame
 from ranking.data.frame_builder import build_dataset
 from ranking.pipeline.presets import load_preset
 from ranking.serving.scorer import Scorer
-from ranking.training.arms import read_predictions
 from ranking.training.blend_ranker import BlendRanker
 from ranking.training.boosted_ranker import BoostedRanker
 from ranking.training.count_gate import gate_features
 from ranking.training.load_ranker import load_trained
 from ranking.training.mixing import logits, probabilities
+from ranking.training.predictions import read_predictions
 from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook

@@ -20,9 +20,9 @@ from ranking.serving.golden import check_golden
 from ranking.serving.onnx_export import served_graph
 from ranking.serving.scorer import Scorer
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import read_details, read_predictions
 from ranking.training.load_ranker import load_trained
 from ranking.training.mixing import logits
+from ranking.training.predictions import read_details, read_predictions
 from ranking.training.reranked_ranker import RerankedRanker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook

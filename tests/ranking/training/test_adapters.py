@@ -22,8 +22,9 @@ from ranking.training.adapters.bias import LEAST_SCALE, BiasAdapter, _offset
 from ranking.training.adapters.gate import GateAdapter
 from ranking.training.arm_members import check_blends, check_served
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, read_details, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult
 from ranking.training.mixing import logits, probabilities
+from ranking.training.predictions import read_details, write_predictions
 from sidkit.core.errors import ConfigError
 
 law = settings(max_examples=30, deadline=None, database=None)

@@ -20,14 +20,8 @@ from ranking.data.item_table import ItemTable
 from ranking.data.numeric_features import Scaling
 from ranking.models.spec import ModelSpec
 from ranking.training.arm_spec import ArmSpec, RankerSpec
-from ranking.training.arms import (
-    ArmDetails,
-    ArmResult,
-    TrainingContext,
-    read_predictions,
-    train_arm,
-    write_predictions,
-)
+from ranking.training.arms import ArmDetails, ArmResult, TrainingContext, train_arm
+from ranking.training.predictions import read_predictions, write_predictions
 from ranking.training.ranker import Ranker
 from ranking.training.spec import TrainingSpec
 from sidkit.core.artifact import read_manifest

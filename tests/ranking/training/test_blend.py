@@ -16,9 +16,10 @@ from helpers.training_builders import random_set
 from ranking.data.dataset import Dataset
 from ranking.evaluation.metrics import log_loss
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, read_details, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult
 from ranking.training.blend import blend_arm
 from ranking.training.mixing import best_weights, logits, probabilities
+from ranking.training.predictions import read_details, write_predictions
 
 law = settings(max_examples=40, deadline=None, database=None)
 

@@ -12,10 +12,11 @@ from sklearn.metrics import roc_auc_score
 from helpers.training_builders import set_with
 from ranking.data.dataset import Dataset
 from ranking.training.arm_spec import ArmSpec
-from ranking.training.arms import ArmDetails, ArmResult, read_details, write_predictions
+from ranking.training.arms import ArmDetails, ArmResult
 from ranking.training.blend import blend_arm
 from ranking.training.count_gate import BIAS, COLUMNS, CountGate, gate_features, shuffled
 from ranking.training.mixing import logits, probabilities
+from ranking.training.predictions import read_details, write_predictions
 
 ROWS = 4000
 COUNTED = ArmSpec(kind="blend", of=("behaviour", "content"), by_counts=True)

@@ -24,7 +24,7 @@ from ranking.data.storage import load_dataset, save_dataset
 from ranking.evaluation.metrics import auc
 from ranking.models.representations import REPRESENTATIONS
 from ranking.models.spec import ModelSpec
-from ranking.training.arms import read_predictions
+from ranking.training.predictions import read_predictions
 from ranking.training.ranker import Ranker, fit_representations, make_model
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import read_manifest
