@@ -167,6 +167,7 @@ def purge(repo: Repo, name: str) -> None:
         remove(path.with_suffix(".json"))  # first: hashes of a missing file would look like damage
         remove(path)
     remove(repo.codebooks / name)
+    catalog.artifacts.forget_codebook(name)
 
 
 @_under_the_lock
