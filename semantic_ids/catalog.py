@@ -359,6 +359,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         features=settings.features,
         owner=OWNER,
         tables=settings.engine.tables,
+        partitions=settings.engine.partitions,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),

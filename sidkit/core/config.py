@@ -193,6 +193,9 @@ class EngineSettings(Section):
     tables: Literal["duckdb", "spark"] = "duckdb"
     """Engine that builds the feature tables from the log; ``spark`` has the settings ``offline_store.spark_conf`` of
     ``feature_store.yaml``. `sidkit profile switch` changes it."""
+    partitions: Literal["none", "day"] = "none"
+    """``day``: the sources of the feature views are also written in a folder per day, of which a retrieval reads those that its
+    rows can see. Run `sidkit tables build` and `sidkit apply` after a change."""
 
 
 class Settings(Section):
