@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.errors import ArtifactMissingError
 from sidkit.core.repo import Repo
 from sidkit.core.shared_artifacts import CODEBOOKS, RANKERS, SharedArtifacts
-
-if TYPE_CHECKING:
-    from semantic_ids.catalog import Catalog
 
 _WITHOUT_FILES = ("fitting", "purged")
 
@@ -65,12 +63,11 @@ class CatalogArtifacts:
             self._shared.forget(CODEBOOKS, name)
 
 
-def recorded_artifacts(catalog: Catalog) -> dict[tuple[str, str], str]:
-    """Kind and name -> content hash of everything that a catalogue records with files."""
-    kinds: dict[str, list[CodebookRecord] | list[RankerRecord]] = {
-        CODEBOOKS: catalog.codebooks(),
-        RANKERS: catalog.rankers(),
-    }
+def recorded_artifacts(
+    codebooks: Sequence[CodebookRecord], rankers: Sequence[RankerRecord]
+) -> dict[tuple[str, str], str]:
+    """Kind and name -> content hash of all records with files."""
+    kinds: dict[str, Sequence[CodebookRecord] | Sequence[RankerRecord]] = {CODEBOOKS: codebooks, RANKERS: rankers}
     return {
         (kind, each.name): each.content_hash
         for kind, records in kinds.items()

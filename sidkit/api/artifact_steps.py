@@ -58,7 +58,8 @@ class ArtifactSteps(ProjectBase):
 
         shared = SharedArtifacts.required(self.repo)
         with self.repo.locked():
-            return shared.pull(recorded_artifacts(Catalog.open(self.repo)))
+            catalog = Catalog.open(self.repo)
+            return shared.pull(recorded_artifacts(catalog.codebooks(), catalog.rankers()))
 
     def list_artifacts(self) -> list[tuple[str, str, int]]:
         """Kind, name and number of versions of everything in the shared folder.
