@@ -1,4 +1,4 @@
-"""Data sources: one Parquet file per feature table, with the availability time as event and created time."""
+"""Data sources: one Parquet file, or folder of days, per feature table; the availability time is event and created time."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,8 @@ from feast.types import Array, Bool, Float32, Float64, Int64, String
 from semantic_ids.catalog import read_definitions
 
 definitions = read_definitions(Path(__file__).resolve().parent)
-TABLES = Path(__file__).resolve().parent / "data" / "tables"
+DATA = Path(__file__).resolve().parent / "data"
+BY_DAY = definitions.partitions == "day"
 
 
 # Types of the kinds of [features] in sidkit.toml; dates are microseconds since the epoch, UTC.
@@ -34,10 +35,10 @@ def table_source(name: str, description: str) -> DataSource:
     if definitions.tables == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        source = partial(SparkSource, file_format="parquet")
+        source = partial(SparkSource, file_format="parquet", date_partition_column="event_date" if BY_DAY else "")
     return source(
         name=f"{name}_source",
-        path=str(TABLES / f"{name}.parquet"),
+        path=str(DATA / "sources" / name if BY_DAY else DATA / "tables" / f"{name}.parquet"),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
         description=description,

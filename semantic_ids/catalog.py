@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from semantic_ids.catalog_artifacts import CatalogArtifacts
 from semantic_ids.catalog_engine import catalog_engine, catalog_url
 from semantic_ids.catalog_tables import CODEBOOKS, RANKERS, CatalogTables, now_us, with_hash
 from semantic_ids.code_stats import code_stats_of
@@ -55,9 +56,10 @@ OWNER = "sidkit"
 class Catalog(CatalogTables):
     """The catalogue of one repo: every codebook and ranker version and its state. Open it with :meth:`open`."""
 
-    def __init__(self, url: str, engine: sa.Engine, witness: Path, db_schema: str = "") -> None:
-        super().__init__(url, engine, db_schema)
-        self._witness = witness
+    def __init__(self, url: str, engine: sa.Engine, repo: Repo) -> None:
+        super().__init__(url, engine, repo.settings.catalog.db_schema)
+        self._witness = repo.defined
+        self.artifacts = CatalogArtifacts(repo)
 
     @classmethod
     def open(cls, repo: Repo, *, create: bool = True) -> Catalog:
@@ -91,7 +93,7 @@ class Catalog(CatalogTables):
                 with suppress(StorageError) if not create else nullcontext():
                     make_private(file)  # SQLite would create it world-readable
             engine = catalog_engine(repo.settings.catalog, url)
-            catalog = cls(shown, engine, repo.defined, repo.settings.catalog.db_schema)
+            catalog = cls(shown, engine, repo)
             if create:
                 catalog.make_tables()
             known = {record.name: record for record in catalog.codebooks()}
@@ -128,7 +130,7 @@ class Catalog(CatalogTables):
         records = {record.name: record for record in self.codebooks()}
         if name not in records:
             raise UnknownVersionError("codebook", name, list(records))
-        return records[name]
+        return self.artifacts.fetched(records[name])
 
     def check_free(self, name: str) -> CodebookRecord | None:
         """Check that a new codebook may have this name; returns the record of an interrupted fit of that name, if any.
@@ -185,7 +187,8 @@ class Catalog(CatalogTables):
     def end_fit(
         self, name: str, *, content_hash: str, sizes: Sequence[int], fit_start_us: int, fit_end_us: int
     ) -> None:
-        """Commit a fit: ``fitting -> fitted``."""
+        """Share the codebook's files, then commit the fit: ``fitting -> fitted``."""
+        self.artifacts.publish_codebook(name)
         self._set_codebook(
             name,
             state="fitted",
@@ -228,9 +231,9 @@ class Catalog(CatalogTables):
         serving = [record for record in records if record.state == "serving"]
         published = [record for record in records if record.state == "published"]
         if serving:
-            return serving[0]
+            return self.artifacts.fetched(serving[0])
         if len(published) == 1:
-            return published[0]
+            return self.artifacts.fetched(published[0])
         remedy = "Name one, or promote one with `sidkit codebooks promote NAME`"
         if not published:
             remedy = "Fit one with `sidkit codebooks fit NAME` and publish it, or start `sidkit run`"
@@ -264,7 +267,7 @@ class Catalog(CatalogTables):
         records = {record.name: record for record in self.rankers()}
         if name not in records:
             raise UnknownVersionError("ranker", name, list(records))
-        return records[name]
+        return self.artifacts.fetched(records[name])
 
     def serving_ranker(self) -> RankerRecord:
         """The ranker in state ``serving``.
@@ -277,7 +280,7 @@ class Catalog(CatalogTables):
         records = self.rankers()
         for record in records:
             if record.state == "serving":
-                return record
+                return self.artifacts.fetched(record)
         remedy = (
             "Name one, or promote one with `sidkit ranker promote NAME`" if records else "Train one with `sidkit run`"
         )
@@ -302,6 +305,7 @@ class Catalog(CatalogTables):
         check_name("ranker", name, LONGEST_MADE)
         check_name("feature service", service, LONGEST_MADE)
         check_codebook_name(codebook)
+        self.artifacts.publish_ranker(name)
         existing = {record.name: record for record in self.rankers()}.get(name)
         if existing is not None:
             if existing.content_hash != content_hash and anew:
@@ -341,10 +345,11 @@ def read_definitions(repo_path: Path) -> Definitions:
     """
     repo = Repo(Path(repo_path).resolve())
     refuse_copied_registry(repo)
-    records = Catalog.open(repo, create=False).codebooks()
+    catalog = Catalog.open(repo, create=False)
+    records = catalog.codebooks()
     check_before_apply(repo.path, lambda: _views_now(repo))
     settings = repo.settings
-    defined = tuple(record for record in records if record.defined)
+    defined = tuple(catalog.artifacts.fetched(record) for record in records if record.defined)
     stats = {record.name: code_stats_of(repo, record.name) for record in defined}
     return Definitions(
         modalities=settings.source.content_vectors,
@@ -354,6 +359,7 @@ def read_definitions(repo_path: Path) -> Definitions:
         features=settings.features,
         owner=OWNER,
         tables=settings.engine.tables,
+        partitions=settings.engine.partitions,
         tags={
             "availability_delay_seconds": f"{settings.time.availability_delay_seconds:g}",
             "settings_hash": content_hash(settings.feature_settings()),

@@ -24,6 +24,7 @@ from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import ArtifactError, CatalogUnreachableError, PluginError
 from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
+from sidkit.core.shared_artifacts import SharedArtifacts
 
 Record = dict[str, Any]
 
@@ -52,7 +53,12 @@ def repair_catalog(repo: Repo) -> list[Repaired]:
     ------
     CatalogUnreachableError
         When the database cannot be reached and is not a SQLite file of the repo.
+    ArtifactError
+        When the shared artefacts cannot be read.
     """
+    shared = SharedArtifacts.of(repo)
+    if shared is not None:
+        shared.pull_unrecorded()
     catalog = _open(repo)
     done: list[Repaired] = []
     for table, kind, on_disk in (
@@ -84,7 +90,7 @@ def _open(repo: Repo) -> Catalog:
     url = catalog_url(settings, repo.path)
     shown = url.render_as_string(hide_password=True)
     for is_retry in (False, True):
-        catalog = Catalog(shown, catalog_engine(settings, url), repo.defined, settings.db_schema)
+        catalog = Catalog(shown, catalog_engine(settings, url), repo)
         try:
             catalog.make_tables()
             for table in (CODEBOOKS, RANKERS):

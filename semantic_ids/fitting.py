@@ -6,6 +6,7 @@ Idempotent: an interrupted fit can be run again with the same result. The catalo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -27,7 +28,7 @@ from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso
-from sidkit.core.errors import ArtifactCorruptError, FitError, LifeCycleError, TooFewPairsError
+from sidkit.core.errors import ArtifactCorruptError, ArtifactError, FitError, LifeCycleError, TooFewPairsError
 from sidkit.core.extras import require
 from sidkit.core.files import remove
 from sidkit.core.integrity import say_discarded
@@ -264,7 +265,11 @@ def _pairs(
 def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:
     """The record of a fit that finished, or was interrupted between writing its files and its commit."""
     records = {record.name: record for record in catalog.codebooks()}
-    if name not in records or not (repo.codebooks / name).exists():
+    if name not in records:
+        return None
+    with suppress(ArtifactError):  # no intact copy is shared: it is fitted again
+        catalog.artifacts.fetched(records[name])
+    if not (repo.codebooks / name).exists():
         return None
     try:
         manifest = read_manifest(repo.codebooks / name)
@@ -307,6 +312,7 @@ def _restore(
         )
     remove(folder)
     beside.rename(folder)
+    Catalog.open(repo).artifacts.publish_codebook(committed.name)
     return committed
 
 

@@ -36,6 +36,7 @@ from sidkit.core.repo import Repo
 from sidkit.core.shards import ShardedWork, Shards
 from sidkit.tables import read_build
 from sidkit.tables.code_stats import count_codes
+from sidkit.tables.day_partitions import write_days
 from sidkit.tables.withdrawn import forget_withdrawn
 
 _SQL = Path(__file__).parent / "item_sid.sql"
@@ -180,7 +181,9 @@ def purge(repo: Repo, name: str) -> None:
     for path in (table_path(repo, name), suffix_path(repo, name), neighbours_path(repo, name), *tables):
         remove(path.with_suffix(".json"))  # first: hashes of a missing file would look like damage
         remove(path)
+    write_days(repo)
     remove(repo.codebooks / name)
+    catalog.artifacts.forget_codebook(name)
 
 
 @_under_the_lock
@@ -211,7 +214,9 @@ def _assign(repo: Repo, record: CodebookRecord, work: ShardedWork | None = None)
     """Bring a codebook's table up to date with ``item_content``, and the statistics of its codes with both."""
     report = _assign_codes(repo, record, work=work)
     counts = counts_of(repo, record.name, record.content_hash)
-    return replace(report, counted=count_codes(repo, counts, read_build(repo))) if counts else report
+    counted = count_codes(repo, counts, read_build(repo)) if counts else {}
+    write_days(repo)
+    return replace(report, counted=counted)
 
 
 def assign_further(repo: Repo, record: CodebookRecord, content: Path, codebook: Codebook) -> int | None:
@@ -235,7 +240,9 @@ def assign_further(repo: Repo, record: CodebookRecord, content: Path, codebook: 
     stamp = {"codebook_hash": record.content_hash, "generation": read_build(repo)["generation"]}
     if not made_with(table_path(repo, record.name), sidecar_of(repo, record.name), stamp):
         return None
-    return _assign_codes(repo, record, content, codebook).new_rows
+    report = _assign_codes(repo, record, content, codebook)
+    write_days(repo)
+    return report.new_rows
 
 
 def _assign_codes(

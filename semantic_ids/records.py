@@ -90,7 +90,8 @@ class Definitions:
     """Input of ``feature_repo/*.py``: content modalities, codebooks with a view, attributes, owner and tags.
 
     ``code_stats`` has the statistics of codes, and ``neighbours`` the names of the neighbour lists, by the names of the
-    codebooks that have any. ``tables`` is the engine that builds the feature tables.
+    codebooks that have any. ``tables`` is the engine that builds the feature tables; ``partitions``
+    says whether their sources are folders of days.
     """
 
     modalities: tuple[str, ...]
@@ -101,6 +102,7 @@ class Definitions:
     code_stats: dict[str, CodeStats] = field(default_factory=dict)
     neighbours: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tables: str = "duckdb"
+    partitions: str = "none"
 
     def own_views(self, imported: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Own feature views that ``features.extra`` names, by the keys that they need; see :mod:`semantic_ids.own_views`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from ranking.training.predictions import read_details, read_predictions, write_p
 from semantic_ids.catalog import Catalog
 from sidkit.core.artifact import discard_damaged, read_manifest
 from sidkit.core.config import content_hash
-from sidkit.core.errors import ConfigError
+from sidkit.core.errors import ArtifactError, CatalogError, ConfigError
 from sidkit.core.files import write_json
 from sidkit.core.progress import Progress
 from sidkit.core.records import read_record
@@ -199,6 +200,10 @@ class ArmStages:
         self, arm: str, spec: ArmSpec, seed: int, name: str, path: Path, members: Mapping[str, str]
     ) -> StageResult:
         context = self._context
+        with suppress(
+            CatalogError, ArtifactError
+        ):  # a ranker that another machine trained is not trained to another one
+            Catalog.open(self.repo).ranker(name)
         anew = discard_damaged(self.repo.rankers / name) or not (self.repo.rankers / name).exists()
         if spec.kind == "blend":
             predictions = {member: self._predictions(member, seed) for member in spec.of}

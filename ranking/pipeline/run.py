@@ -45,6 +45,7 @@ from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
 from sidkit.core.progress import SILENT, Progress
 from sidkit.core.repo import Repo
+from sidkit.core.shared_artifacts import share_report
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import named_dataset
 from sidkit.presets import preset_name
@@ -129,6 +130,7 @@ def run_preset(
     opened = opened_for(repo, options, settings_file)
     with opened.locked():
         result = Job(opened, options, progress or SILENT).run()
+        share_report(opened, result.folder.name)
     log_rankers_if_enabled(opened, [name for names in result.rankers.values() for name in names])
     return result
 

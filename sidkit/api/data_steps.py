@@ -194,6 +194,7 @@ class DataSteps(ProjectBase):
         from sidkit.stores.feast_repo import apply_changed_features, materialize
         from sidkit.stores.online_damage import repair_online_store
         from sidkit.tables import read_build
+        from sidkit.tables.day_partitions import write_days
 
         with self.repo.locked():
             built = read_build(self.repo)["as_of_us"]
@@ -208,6 +209,7 @@ class DataSteps(ProjectBase):
                 warn("[features] changed since the last `sidkit apply`; the definitions were applied")
             for finding in repair_online_store(self.repo):
                 warn(finding)
+            write_days(self.repo)  # a tick may have changed a table
             return materialize(self.repo, as_of_us)
 
     def apply(self) -> str:

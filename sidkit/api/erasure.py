@@ -148,6 +148,7 @@ def _erase(repo: Repo, users: list[str]) -> None:
     from sidkit.stores.online.redis_erase import erase_users_on
     from sidkit.tables import build_tables, read_build
     from sidkit.tables.absorb import absorb
+    from sidkit.tables.day_partitions import write_days
     from sidkit.tables.erase import USER, erase_rows, erase_withdrawn, purge_log, rows_of_users, take_from_log
     from sidkit.tables.labelled_rows import build_labelled_rows
     from sidkit.tables.log import has_log
@@ -177,6 +178,7 @@ def _erase(repo: Repo, users: list[str]) -> None:
     if (server := online_server_of(repo)) is not None:
         erase_users_on(server, users, USER)
     erase_elsewhere(repo, users)
+    write_days(repo)
     remove(repo.data / "tmp")
 
 

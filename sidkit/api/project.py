@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidkit.api.adapt_steps import AdaptSteps
+from sidkit.api.artifact_steps import ArtifactSteps
 from sidkit.api.codebook_steps import CodebookSteps
 from sidkit.api.data_steps import DataSteps
 from sidkit.api.event_steps import EventSteps
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from sidkit.core.progress import Progress
 
 
-class Project(ProfileSteps, DataSteps, EventSteps, CodebookSteps, RankerSteps, AdaptSteps, MonitoringSteps):
+class Project(
+    ProfileSteps, ArtifactSteps, DataSteps, EventSteps, CodebookSteps, RankerSteps, AdaptSteps, MonitoringSteps
+):
     """A repository with a method for every step: from a click log to feature tables, codebooks, rankers and scores.
 
     Create one with :func:`sidkit.init`, or open one with :func:`sidkit.open`. Methods that write take the repository's

@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
 
     # The groups' commands register themselves when their modules are imported.
     from sidkit.cli import codebook_quality, codebooks, data, embed, rankers  # noqa: F401
+    from sidkit.cli.artifacts import artifacts_app
     from sidkit.cli.audit import audit_app
     from sidkit.cli.compare import compare
     from sidkit.cli.events import events_app
@@ -58,6 +59,7 @@ def build_app() -> typer.Typer:
     app.command()(doctor)
     app.command()(apply)
     app.add_typer(profile_app, name="profile")
+    app.add_typer(artifacts_app, name="artifacts")
     app.command()(relocate)
     app.command("upgrade")(upgrade_)
     app.command("materialize")(materialize_)

@@ -173,6 +173,14 @@ class CatalogSettings(Section):
     """Schema of a Postgres database; empty: the database's default. Several repositories need one each."""
 
 
+class ArtifactSettings(Section):
+    """Where codebooks, rankers and reports are shared between machines (``[artifacts]``)."""
+
+    url: str = ""
+    """A URL of fsspec that the machines share, such as ``s3://bucket/prefix`` or ``file:///mnt/shared``, or ``env:NAME``; the
+    folder ``artifacts`` of the repository is then a cache. Empty: artefacts stay in that folder."""
+
+
 class EngineSettings(Section):
     """Resources of one process (``[engine]``)."""
 
@@ -185,6 +193,9 @@ class EngineSettings(Section):
     tables: Literal["duckdb", "spark"] = "duckdb"
     """Engine that builds the feature tables from the log; ``spark`` has the settings ``offline_store.spark_conf`` of
     ``feature_store.yaml``. `sidkit profile switch` changes it."""
+    partitions: Literal["none", "day"] = "none"
+    """``day``: the sources of the feature views are also written in a folder per day, of which a retrieval reads those that its
+    rows can see. Run `sidkit tables build` and `sidkit apply` after a change."""
 
 
 class Settings(Section):
@@ -199,6 +210,7 @@ class Settings(Section):
     split: SplitSettings = SplitSettings()
     features: FeatureSettings = FeatureSettings()
     catalog: CatalogSettings = CatalogSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")

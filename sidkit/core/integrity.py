@@ -2,7 +2,8 @@
 
 A manifest is a JSON object with the keys ``files`` (name -> SHA-256 of the file, names relative to the manifest's folder) and
 ``manifest_hash`` (a hash of all other keys), besides its own fields. ``manifest.json`` lists files of its folder and below;
-``<stem>.json`` lists ``<stem>.<suffix>``. A file that no manifest lists, such as a user's own file, is read unverified.
+``<stem>.json`` lists ``<stem>.<suffix>``; ``_manifest.json`` lists files in folders of days. A file that no manifest lists,
+such as a user's own file, is read unverified.
 
 Replacing a file under an existing manifest takes two steps: the hash of the new content is first recorded in ``pending``, then
 the file is renamed. A reader accepts either hash, so a killed writer leaves nothing that looks damaged.
@@ -24,6 +25,8 @@ from sidkit.core.files import read_json, sha256, write_json, written_beside
 
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest_hash"
+DAYS_MANIFEST = "_manifest.json"
+"""Manifest of a folder that is partitioned by day: Spark and Arrow read no file whose name begins with ``_``."""
 FILES, PENDING = "files", "pending"
 _THREADS = 4
 _SETTLED_NS = 100_000_000
@@ -217,7 +220,12 @@ def say_discarded(path: Path, problem: str) -> None:
 
 def manifest_of(path: Path) -> Path | None:
     """The manifest that lists a file, or None."""
-    for at in (path.with_suffix(".json"), path.parent / MANIFEST, path.parent.parent / MANIFEST):
+    for at in (
+        path.with_suffix(".json"),
+        path.parent / MANIFEST,
+        path.parent.parent / MANIFEST,
+        path.parent.parent / DAYS_MANIFEST,
+    ):
         stated = _stated_at(at) if at != path else None
         if stated is None or MANIFEST_HASH not in stated:
             continue

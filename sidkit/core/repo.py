@@ -120,6 +120,11 @@ class Repo:
         return self.data / "tables"
 
     @property
+    def sources(self) -> Path:
+        """The feature tables partitioned by day, with ``engine.partitions = "day"`` (``data/sources``)."""
+        return self.data / "sources"
+
+    @property
     def labelled_rows(self) -> Path:
         """The labelled rows, sampled negatives included (``data/rows.parquet``)."""
         return self.data / "rows.parquet"

@@ -34,6 +34,7 @@ from sidkit.tables.attributes import (
 from sidkit.tables.code_stats import follow_tables
 from sidkit.tables.content import read_content
 from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
+from sidkit.tables.day_partitions import write_days
 from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
@@ -126,6 +127,7 @@ def build_tables(
         if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
             remove_undefined(repo.tables, before["rows"])  # a killed build may have left some
             code_rows, code_notes = follow_tables(repo, before)
+            write_days(repo)
             none_new = dict.fromkeys(before["rows"], 0)
             return BuildReport(as_of_us, before["rows"], none_new, True, notes=code_notes, code_rows=code_rows)
     noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
@@ -268,6 +270,7 @@ def _build(
     write_sealed(repo.tables / _MANIFEST, manifest)
     remove_undefined(repo.tables, rows)
     code_rows, code_notes = follow_tables(repo, manifest)
+    write_days(repo)
     notes = [f"{change}; {name} was {_done(name, rows, before)}" for name, change in changed.items()]
     notes += [note for table in attributes.values() for note in table.notes]
     return BuildReport(as_of_us, rows, new, unchanged=False, notes=(*notes, *code_notes), code_rows=code_rows)

@@ -60,6 +60,8 @@ ELSEWHERE = {
     "audit skew": "reads", "monitor": "reads; its page is one rename",
     "events push": "one rename: test_ticks.py", "events items": "one rename: test_ticks.py",
     "events tick": "test_ticks.py: killed after the log, and after the online store",
+    "artifacts list": "reads", "artifacts push": "test_artifact_root.py: killed at every step", "artifacts pull": "one rename",
+    "artifacts sweep": "removes files that nothing lists: test_artifact_root.py",
     "profile show": "reads", "profile switch": "test_profiles.py: killed between both files",
 }  # fmt: skip
 """Commands that are no part of the life here, and why."""

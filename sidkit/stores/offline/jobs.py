@@ -18,6 +18,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from sidkit.core.clock import from_us
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import ConfigError, ContractError
+from sidkit.stores.offline.day_files import Within, moments_within
 from sidkit.stores.offline.duckdb_limits import duckdb_for, translated_errors
 from sidkit.stores.offline.entity_rows import entity_table, key_column, moments
 from sidkit.stores.offline.plan import ViewPlan, ViewRows
@@ -90,7 +91,7 @@ class AsofRetrievalJob(ArrowJob):
     def __init__(
         self,
         config: RepoConfig,
-        plans: list[ViewPlan],
+        plans: Callable[[Within], list[ViewPlan]],
         entity_df: pd.DataFrame,
         feature_refs: list[str],
         odfvs: list[OnDemandFeatureView],
@@ -100,13 +101,33 @@ class AsofRetrievalJob(ArrowJob):
         super().__init__(config)
         schema = dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
         self.at_column: str = offline_utils.infer_event_timestamp_from_entity_df(schema)
-        self.join = PointInTime(plans, engine_of(config), filter_by_created=filter_by_created)
         self._entity_df = entity_df
+        self._plans = plans
+        self._filter_by_created = filter_by_created
         self._feature_refs = feature_refs
         self._odfvs = odfvs
         self._full_feature_names = full_feature_names
         self._moments = moments(entity_df[self.at_column])
+        self._within = moments_within(self._moments)
+        self.join: PointInTime = self._joined()
         self._check_columns()
+
+    @property
+    def by_day(self) -> bool:
+        """Whether a source is partitioned by day, so that what is read depends on the times of the rows."""
+        return any(plan.by_day for plan in self.join.plans)
+
+    def limit_to(self, at_us: pa.Array) -> None:
+        """Read the days that rows of these times, microseconds UTC, can see; call it before other rows are retrieved."""
+        within = moments_within(at_us)
+        if self.by_day and not self._within.holds(within):
+            self._within = within
+            self.join = self._joined()
+
+    def _joined(self) -> PointInTime:
+        return PointInTime(
+            self._plans(self._within), engine_of(self._config), filter_by_created=self._filter_by_created
+        )
 
     def views(self) -> list[ViewRows]:
         """Per feature view, an index per entity row into the distinct feature rows."""

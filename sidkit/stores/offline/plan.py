@@ -47,6 +47,8 @@ class ViewPlan:
     files: FeatureFiles | None = None
     # Value type of each key, by its name in Feast; if empty, keys are not converted.
     key_types: tuple[str, ...] = ()
+    # Whether the files are those of the days that the rows of the request can see.
+    by_day: bool = False
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Retrieval:
         """Per feature view, an index per row into the distinct feature rows, without on-demand views."""
         needed = [*self.job.join.keys, self.job.at_column]
         rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=needed)
+        self.job.limit_to(self._moments(rows))
         return self.job.join.views({key: rows.column(key) for key in self.job.join.keys}, self._moments(rows))
 
     def to_arrow(self, *, dictionary: bool = False) -> pa.Table:
@@ -56,13 +57,19 @@ class Retrieval:
         dictionary : bool
             Return lists as dictionary arrays: an int32 index per row into the distinct lists.
         """
-        return self._answer(self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows), dictionary)
+        rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows)
+        self.job.limit_to(self._moments(rows))
+        return self._answer(rows, dictionary)
 
     def batches(self, rows: int = CHUNK_ROWS, *, dictionary: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield batches of at most ``rows`` rows; memory holds one of them and the feature tables.
 
         With ``dictionary`` each batch has its own dictionaries. On-demand views are computed per batch.
         """
+        if self.job.by_day:
+            column = [self.job.at_column]
+            whole = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=column)
+            self.job.limit_to(self._moments(whole))
         for chunk in self._chunks(rows):
             yield from self._answer(chunk, dictionary).combine_chunks().to_batches()
 

@@ -87,12 +87,15 @@ class SourceParts:
         Column of the table -> column of the files, if they differ.
     declared : mapping
         Column of the table -> Arrow type declared by its feature view, if known.
+    by_day : bool
+        Whether sidkit partitioned the table: the column of the folder names is none of the table.
     """
 
     source: str
     parts: tuple[Part, ...]
     names: Mapping[str, str]
     declared: Mapping[str, pa.DataType]
+    by_day: bool = False
 
     @classmethod
     def find(
@@ -144,8 +147,8 @@ class SourceParts:
 
     @property
     def partitioned(self) -> bool:
-        """Whether a folder name such as ``day=3`` makes DuckDB add a column."""
-        return any("=" in name for part in self.parts for name in part.path.parts)
+        """Whether a folder name such as ``day=3`` makes DuckDB add a column, which may be one of the table."""
+        return not self.by_day and any("=" in name for part in self.parts for name in part.path.parts)
 
     def stored(self, column: str) -> str:
         """Name of a column in the files."""

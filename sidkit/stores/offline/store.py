@@ -33,6 +33,7 @@ from sidkit.core.clock import to_us
 from sidkit.core.engine import literal, memory_bytes, quoted
 from sidkit.core.errors import ContractError
 from sidkit.stores.offline.binary_search import newest_rows
+from sidkit.stores.offline.day_files import Within, parts_within
 from sidkit.stores.offline.jobs import AsofRetrievalJob, PulledJob, Query, engine_of
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.point_in_time import BYTES_PER_ROW
@@ -93,7 +94,9 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             return job
         return AsofRetrievalJob(
             config=config,
-            plans=[plan_view(view, feature_refs, full_feature_names, config.repo_path) for view in feature_views],
+            plans=lambda within: [
+                plan_view(view, feature_refs, full_feature_names, config.repo_path, within) for view in feature_views
+            ],
             entity_df=entity_df,
             feature_refs=feature_refs,
             odfvs=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
@@ -190,7 +193,8 @@ class _Pulled:
 
     def _parts(self) -> SourceParts:
         path = path_of(self.source, self.config.repo_path)
-        parts = SourceParts.find(self.source.name, path, {}, self.declared)
+        within = Within(_us(self.start) if self.start else None, _us(self.end) if self.end else None)
+        parts = parts_within(self.source.name, path, {}, self.declared, within)
         if self.declared is None and any(not parts.alike(column) for column in [*self.keys, *self.features]):
             parts = replace(parts, declared=declared_of(self.config, self.source))
         parts.check(self.keys, self._times, self.features)

@@ -16,14 +16,22 @@ from feast.types import from_feast_to_pyarrow_type
 
 from sidkit.core.integrity import checked
 from sidkit.stores.keys import declared_or_found
+from sidkit.stores.offline.day_files import ALWAYS, Within, is_by_day, parts_within
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.plan import ViewPlan
-from sidkit.stores.offline.sources import SourceParts
 from sidkit.stores.registry_path import relocated
 
 
-def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bool, repo_path: Path | None) -> ViewPlan:
+def plan_view(
+    view: FeatureView,
+    feature_refs: list[str],
+    full_feature_names: bool,
+    repo_path: Path | None,
+    within: Within = ALWAYS,
+) -> ViewPlan:
     """Plan the retrieval of some features from a view on local Parquet.
+
+    Of a source that sidkit partitioned by day, the days that rows of times ``within`` can see are read.
 
     Raises
     ------
@@ -41,7 +49,8 @@ def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bo
     declared = [column for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
     join_keys = [column.name for column in declared]
     times = [name for name in (time_of(source), time_of(source, created=True)) if name]
-    parts = SourceParts.find(source.name, path_of(source, repo_path), source.field_mapping, declared_types(view))
+    path, ttl_us = path_of(source, repo_path), view.ttl // timedelta(microseconds=1) if view.ttl else None
+    parts = parts_within(source.name, path, source.field_mapping, declared_types(view), within.and_before(ttl_us))
     parts.check(join_keys, times, requested)
     key_types = {
         column.name: declared_or_found(column.dtype.to_value_type().name, parts.kind(column.name))
@@ -54,9 +63,10 @@ def plan_view(view: FeatureView, feature_refs: list[str], full_feature_names: bo
         timestamp=times[0],
         created=times[1] if len(times) > 1 else None,
         features=tuple(named.items()),
-        ttl_us=view.ttl // timedelta(microseconds=1) if view.ttl else None,
+        ttl_us=ttl_us,
         files=FeatureFiles.of(parts, join_keys, times, requested),
         key_types=tuple(key_types.values()),
+        by_day=is_by_day(path),
     )
 
 

@@ -1,0 +1,99 @@
+"""Files of a source that sidkit partitioned by day (:mod:`sidkit.tables.day_partitions`): only the days that a read needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sidkit.core.clock import MICROS
+from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.integrity import DAYS_MANIFEST, FILES, hash_of, read_sealed, verify
+from sidkit.stores.offline.sources import SourceParts
+from sidkit.tables.day_partitions import COLUMN, TABLE
+
+_DAY_US = 86_400 * MICROS
+_EPOCH = date(1970, 1, 1).toordinal()
+_NEVER = -(2**62)
+
+
+@dataclass(frozen=True)
+class Within:
+    """Moments, microseconds UTC, both inclusive, whose rows are needed; None: no bound."""
+
+    first_us: int | None = None
+    last_us: int | None = None
+
+    def holds(self, other: Within) -> bool:
+        """Whether another range lies in this one."""
+        begins = self.first_us is None or (other.first_us is not None and self.first_us <= other.first_us)
+        ends = self.last_us is None or (other.last_us is not None and other.last_us <= self.last_us)
+        return begins and ends
+
+    def and_before(self, ttl_us: int | None) -> Within:
+        """The range of the rows that are valid at some moment of this one, with a TTL in microseconds; None: for ever."""
+        return Within(None if ttl_us is None or self.first_us is None else self.first_us - ttl_us, self.last_us)
+
+
+ALWAYS = Within()
+
+
+def is_by_day(path: Path) -> bool:
+    """Whether a path is a folder that sidkit partitioned by day."""
+    return (path / DAYS_MANIFEST).is_file()
+
+
+def files_within(path: Path, within: Within) -> list[Path]:
+    """The files that may have rows within a range, oldest first; at least one, for its columns.
+
+    Parameters
+    ----------
+    path : Path
+        A folder for which :func:`is_by_day` is true.
+    within : Within
+        The range of ``event_timestamp``.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When a file is damaged, or the days are older than their table.
+    """
+    manifest = read_sealed(path / DAYS_MANIFEST)
+    names = sorted(manifest[FILES])
+    table = path.parent.parent / "tables" / f"{path.name}.parquet"
+    if not names or not table.is_file() or hash_of(table) != manifest[TABLE]:
+        raise ArtifactCorruptError(
+            path,
+            f"its days do not have the rows of {table.name}",
+            "run `sidkit tables build`; after a change of engine.partitions, `sidkit apply` too",
+        )
+    needed = [name for name in names if _overlaps(name, within)] or names[:1]
+    verify(path, manifest, needed)
+    return [path / name for name in needed]
+
+
+def parts_within(
+    source: str, path: Path, mapping: Mapping[str, str], declared: Mapping[str, pa.DataType] | None, within: Within
+) -> SourceParts:
+    """Like :meth:`SourceParts.find`, with :func:`files_within` of a source that is partitioned by day."""
+    if not is_by_day(path):
+        return SourceParts.find(source, path, mapping, declared)
+    return replace(SourceParts.of(source, files_within(path, within), mapping, declared or {}), by_day=True)
+
+
+def moments_within(at_us: pa.Array) -> Within:
+    """The range of an array of moments, int64 microseconds UTC; one before all days if there are none."""
+    found = pc.min_max(at_us).as_py()
+    return Within(_NEVER, _NEVER) if found["min"] is None else Within(found["min"], found["max"])
+
+
+def _overlaps(name: str, within: Within) -> bool:
+    day = date.fromisoformat(name.split("/", maxsplit=1)[0].removeprefix(f"{COLUMN}="))
+    begin_us = (day.toordinal() - _EPOCH) * _DAY_US
+    early = within.last_us is not None and begin_us > within.last_us
+    late = within.first_us is not None and begin_us + _DAY_US <= within.first_us
+    return not (early or late)
