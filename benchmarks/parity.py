@@ -8,8 +8,8 @@ category, per user and item, and per prefix of codes. Then all cells are compare
 (:mod:`parity_compare`). Spark runs in local mode; Redis and Postgres are started for the run, and stopped. ``--impressions``
 is the size of a generated data set, ``--rows`` caps the training rows of the frame, by user.
 
-Results go to ``benchmarks/results/parity.json``, one entry per data set and profile. A repository of ``local`` or ``spark`` that
-was interrupted resumes; a pair whose entry is in FOLDER is not compared again. Exits with 1 if a cell differs.
+Results go to ``benchmarks/results/parity.json``, one entry per data set and profile. A repository of ``local`` or ``spark``
+that was interrupted resumes; a pair whose entry is in FOLDER is not compared again. Exits with 1 if a cell differs.
 """
 
 from __future__ import annotations
@@ -122,7 +122,6 @@ def services(profile: str) -> Iterator[dict[str, str]]:
         return
     from helpers.online_builders import redis_server
     from helpers.postgres import postgres_server
-
     from sidkit.profiles.production import POSTGRES, REDIS
 
     with tempfile.TemporaryDirectory(prefix="sidkit-redis-") as folder, contextlib.ExitStack() as running:
