@@ -31,6 +31,8 @@ from sidkit.core.files import write_json
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "tick_costs.json"
 WIDTH = 64
+BATCH = 1000
+"""Events of users and items of their own that are pushed at once, last."""
 
 
 def size_of(*paths: Path) -> int:
@@ -69,8 +71,18 @@ def costs(path: Path, ticks: int) -> dict[str, Any]:
         took.append(time.process_time() - pushed)
         pushes.append(pushed - began)
         rows.append(sum(report.written.values()))
+    many = [{"user_id": f"u{n}", "item_id": f"i{n + 1}", "timestamp": now, "label": 0} for n in range(BATCH)]
+    began = time.process_time()
+    project.push_events(many)
+    batch = time.process_time()
+    ticker.tick(round((now + timedelta(minutes=1) + delay).timestamp() * 1e6))
     return {
         **built,
+        "batch": {
+            "events": BATCH,
+            "push_cpu_s": round(batch - began, 4),
+            "tick_cpu_s": round(time.process_time() - batch, 4),
+        },
         "online_rows": sum(keys.values()),
         "push_cpu_s": round(statistics.median(pushes[1:]), 4),
         "tick_cpu_s": round(statistics.median(took[1:]), 4),
