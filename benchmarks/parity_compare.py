@@ -69,7 +69,7 @@ def compare_columns(ours: Any, theirs: Any) -> tuple[int, int]:
         return len(one), len(one)
     if pa.types.is_list(one.type) or pa.types.is_large_list(one.type) or pa.types.is_fixed_size_list(one.type):
         lengths = [pc.list_value_length(each) for each in (one, other)]
-        unlike = _unlike(*lengths)
+        unlike = _unlike(*lengths)  # a missing list has no length
         empty = int(pc.sum(pc.equal(pc.fill_null(lengths[0], 0), 0)).as_py() or 0)
         if unlike:
             return len(one), unlike

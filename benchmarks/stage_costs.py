@@ -99,8 +99,8 @@ def main() -> None:
         result = {"impressions": impressions, "items": asked.items, **in_a_process(run, folder)}
         result["load"] = round(os.getloadavg()[1], 1)
         measured = sorted(
-            [*(old for old in measured if old["impressions"] != impressions), result],
-            key=lambda each: int(each["impressions"]),
+            [*(old for old in measured if (old["impressions"], old["items"]) != (impressions, asked.items)), result],
+            key=lambda each: (int(each["impressions"]), int(each["items"])),
         )
         write_json(RESULTS, {"command": "python benchmarks/stage_costs.py", "width": WIDTH, "runs": measured})
         shutil.rmtree(folder)
