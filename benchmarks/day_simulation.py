@@ -1,9 +1,9 @@
 """A day of traffic, simulated with measured service times: latencies, cache hits and nodes.
 
-    python benchmarks/day_simulation.py [--impressions-per-day 3.33e9] [--items 1000000000] [--seconds 20]
+    python benchmarks/day_simulation.py [--impressions-per-day 3.33e9] [--items 1000000000] [--seconds 60]
 
 A discrete-event simulation of the service on one of several equal nodes. Requests come as a Poisson process whose rate follows
-the hours of a day (:data:`HOURS`); of every hour, ``--seconds`` are simulated. A node has one worker process per core and one
+the hours of a day (:data:`HOURS`); of every hour, ``--seconds`` after a write are simulated. A node has one worker process per core and one
 queue; the first free worker takes the oldest request. A request takes
 
 - a service time drawn from the quantiles of ``results/serving.json`` (500 candidates, all of whose rows the worker holds),
@@ -166,9 +166,8 @@ def simulate_hour(
 ) -> dict[str, Any]:
     """Simulate a node at a rate of requests per second; returns latencies in milliseconds and shares."""
     arrivals = np.cumsum(rng.exponential(1 / rate, size=max(int(rate * seconds), 100)))
-    # A window is shorter than a tick may be, so that each request is put at a random time after the last tick.
-    since = rng.uniform(0, tick_s) + arrivals
-    reads = (since % tick_s) * rate / cores * traffic.candidates
+    # The hour's window begins with a write: workers hold nothing.
+    reads = (arrivals % tick_s) * rate / cores * traffic.candidates
     grid = np.linspace(0, max(float(reads.max()), 1.0), 400)
     hits = np.interp(reads, grid, hit_rate(traffic, grid, costs.cached_rows))
     missing = (1 - hits) * traffic.candidates
@@ -248,12 +247,12 @@ def main() -> None:
     parser.add_argument("--impressions-per-day", type=float, default=100e9 / 30)
     parser.add_argument("--items", type=int, default=1_000_000_000)
     parser.add_argument("--zipf", type=float, nargs="+", default=[1.0, 0.8])
-    parser.add_argument("--ticks", type=float, nargs="+", default=[1.0, 60.0, 3600.0], help="seconds between writes")
+    parser.add_argument("--ticks", type=float, nargs="+", default=[1.0, 60.0], help="seconds between writes")
     parser.add_argument("--cores", type=int, default=32, help="per node")
     parser.add_argument("--cache-mb", type=int, default=128, help="row_cache_mb")
     parser.add_argument("--row-bytes", type=float, default=1000.0, help="of a cached row, with Python's objects")
     parser.add_argument("--round-trip-ms", type=float, default=0.3, help="of the network to Redis")
-    parser.add_argument("--seconds", type=float, default=20.0, help="simulated per hour")
+    parser.add_argument("--seconds", type=float, default=60.0, help="simulated per hour")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

@@ -56,7 +56,12 @@ def live(data: str, folder: Path, profile: str, options: argparse.Namespace) -> 
     from sidkit.tables.labelled_rows import log_moments
 
     repo = prepare_repo(data, folder)
-    switch_profile(repo, profile)
+    if profile == "spark":
+        from helpers.spark_builders import on_spark
+
+        repo = on_spark(repo)  # with settings for few rows
+    else:
+        switch_profile(repo, profile)
     repo = count_more(repo, data_name(data))
     spec = load_preset("rqkmeans").codebook.model_copy(update={"stats": CodeStatsSpec(depths=DEPTHS)})
     record, saved = repo.runs / "parity" / "stages.json", repo.runs / "parity" / "frame"

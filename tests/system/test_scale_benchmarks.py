@@ -107,7 +107,7 @@ def test_cache_hits_are_those_of_a_cache_that_is_read(day: ModuleType, cached: i
     assert np.mean(found) == pytest.approx(expected, abs=0.02)
 
 
-def test_more_nodes_answer_sooner_and_every_hour_is_within_the_aim(day: ModuleType) -> None:
+def test_the_nodes_needed_are_the_fewest_within_the_aim_in_every_hour(day: ModuleType) -> None:
     costs = day.measured_costs(128, 1000.0, 0.3)
     options = argparse.Namespace(cores=2, seconds=3.0, tick=60.0, seed=0)
     traffic = day.Traffic(86_400 * 20 * 300.0)
@@ -115,8 +115,10 @@ def test_more_nodes_answer_sooner_and_every_hour_is_within_the_aim(day: ModuleTy
     assert nodes > 1 and max(hour["p99_ms"] for hour in hours) <= day.AIM_MS
     fewer = day.simulate_day(traffic, costs, nodes - 1, options)
     assert max(hour["p99_ms"] for hour in fewer) > day.AIM_MS
+    # Twice the nodes halve the work of each, but a worker that answers fewer requests holds fewer rows.
     more = day.simulate_day(traffic, costs, 2 * nodes, options)
-    assert all(slow["p50_ms"] >= quick["p50_ms"] for slow, quick in zip(hours, more, strict=True))
+    for busy, idle in zip(hours, more, strict=True):
+        assert busy["utilization"] > idle["utilization"] and busy["cache_hits"] > idle["cache_hits"] - 0.01
 
 
 TABLE: dict[str, Any] = {
