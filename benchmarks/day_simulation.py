@@ -3,8 +3,8 @@
     python benchmarks/day_simulation.py [--impressions-per-day 3.33e9] [--items 1000000000] [--seconds 60]
 
 A discrete-event simulation of the service on one of several equal nodes. Requests come as a Poisson process whose rate follows
-the hours of a day (:data:`HOURS`); of every hour, ``--seconds`` after a write are simulated. A node has one worker process per core and one
-queue; the first free worker takes the oldest request. A request takes
+the hours of a day (:data:`HOURS`); of every hour, ``--seconds`` after a write are simulated. A node has one worker process per
+core and one queue; the first free worker takes the oldest request. A request takes
 
 - a service time drawn from the quantiles of ``results/serving.json`` (500 candidates, all of whose rows the worker holds),
 - what Redis takes more than the file (``results/redis_store.json``), and the round trips of the network, while which it waits,

@@ -6,7 +6,8 @@ Each data set gets a repository per profile, and every repository the same life:
 rows and then of the log, a codebook, its codes, the training frame, promotion, and materialization; with counts per user and
 category, per user and item, and per prefix of codes. Then all cells are compared with those of ``local``
 (:mod:`parity_compare`). Spark runs in local mode; Redis and Postgres are started for the run, and stopped. ``--impressions``
-is the size of a generated data set, ``--rows`` caps the training rows of the frame, by user.
+is the size of a generated data set, ``--rows`` caps the training rows of the frame, by user; ``--users`` keeps the events of
+that many users of a folder, chosen by the hash of their ids, and all items.
 
 Results go to ``benchmarks/results/parity.json``, one entry per data set and profile. A repository of ``local`` or ``spark``
 that was interrupted resumes; a pair whose entry is in FOLDER is not compared again. Exits with 1 if a cell differs.
@@ -31,12 +32,38 @@ from arms import ROOT, data_name
 from audits import DEPTHS, count_more
 from processes import in_a_process
 
+from sidkit.core.engine import literal
 from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
 PROFILES = ("spark", "production")
 KINDS = ("tables", "codes", "frame", "online", "reads")
 DESCRIBED = "life.json"
+
+
+def with_users(data: str, users: int, folder: Path) -> str:
+    """A source with the events of some users, and links to all other files; the data set itself if all are wanted."""
+    import duckdb
+
+    given = Path(data)
+    if not users or not given.is_dir():
+        return data
+    source = folder / given.name
+    if not source.exists():
+        beside = source.with_name(f"{source.name}.writing")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for file in given.iterdir():
+            (beside / file.name).symlink_to(file.resolve())
+        log = beside / "interactions.parquet"
+        log.unlink()
+        with duckdb.connect() as opened:
+            opened.execute("SET TimeZone = 'UTC'")
+            rows = f"read_parquet({literal(given / log.name)})"
+            users_kept = f"SELECT DISTINCT user_id FROM {rows} ORDER BY hash(user_id), user_id LIMIT {users}"
+            opened.execute(f"COPY (FROM {rows} WHERE user_id IN ({users_kept})) TO {literal(log)} (FORMAT parquet)")
+        beside.rename(source)
+    return str(source)
 
 
 def live(data: str, folder: Path, profile: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -139,6 +166,7 @@ def pair_of(data: str, profile: str, options: argparse.Namespace) -> dict[str, A
     """Compare the repositories of a data set under ``local`` and another profile."""
     folder = options.work / data_name(data)
     folder.mkdir(parents=True, exist_ok=True)
+    data = with_users(data, options.users, folder / "source")
     ours, theirs = folder / "local", folder / profile
     local = in_a_process(live, data, ours, "local", options)
     if profile == "production":
@@ -157,6 +185,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "parity")
     parser.add_argument("--impressions", type=int, default=20_000)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=0, help="0: all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.work = options.work.resolve()
@@ -165,7 +194,11 @@ def main() -> int:
         for profile in options.profiles:
             entry = options.work / data_name(data) / f"{profile}.json"
             if not entry.exists():
-                result = {"rows_at_most": options.rows, **pair_of(data, profile, options)}
+                result = {
+                    "rows_at_most": options.rows,
+                    "users_at_most": options.users,
+                    **pair_of(data, profile, options),
+                }
                 write_json(entry, result)
             result = json.loads(entry.read_text())
             known = read_json(options.out) if options.out.exists() else {}
