@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs tune-arms-today clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today clean
 
 $(VENV): $(VENV)/.made
 
@@ -79,6 +79,16 @@ SERVICES := spark
 test-services: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]'
 	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
+
+# The profiles spark and production compared with local, cell by cell; resumable. Needs what `make test-services` needs, and takes hours
+# on all rows: USERS keeps the events of that many users of a data set.
+USERS ?= 0
+PROFILES ?= spark production
+PARITY ?= $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
+
+parity: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]'
+	PYTHONPATH=tests $(BIN)/python benchmarks/parity.py --work $(WORK)/parity --users $(USERS) --profiles $(PROFILES) --data $(PARITY)
 
 # `sidkit run` on the three real data sets; SIDKIT_DATA is their folder.
 real: $(VENV)/.made
@@ -203,6 +213,12 @@ SIZES ?= 100000 1000000
 
 stage-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/stage_costs.py --impressions $(SIZES) --work $(WORK)/stage_costs
+
+# Ticks, pushes and bytes by the size of the log; then the simulated day and the page computed from all measured costs.
+tick-costs: $(VENV)/.made
+	$(BIN)/python benchmarks/tick_costs.py --work $(WORK)/tick_costs
+	$(BIN)/python benchmarks/day_simulation.py
+	$(BIN)/python benchmarks/arithmetic.py --write
 
 # Bytes per item against AUC: ids, decoded codes, and content vectors of three precisions.
 bytes-per-item: $(VENV)/.made

@@ -108,8 +108,8 @@ def main() -> None:
         }
         result["load"] = round(os.getloadavg()[1], 1)
         measured = sorted(
-            [*(old for old in measured if old["impressions"] != impressions), result],
-            key=lambda each: int(each["impressions"]),
+            [*(old for old in measured if (old["impressions"], old["items"]) != (impressions, asked.items)), result],
+            key=lambda each: (int(each["impressions"]), int(each["items"])),
         )
         _save(measured, real)
         shutil.rmtree(folder)

@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sidkit.core.arrays import Bools, Floats, one_chunk
 from sidkit.core.errors import FitError
@@ -19,13 +21,16 @@ MOST_CODES = 1024
 CONTENT = "content"
 """The modality of a plain matrix."""
 _CHUNK = 4096
+_READ_ROWS = 16_384
+"""Rows of a file that are read at a time."""
 
 
 @dataclass(frozen=True)
 class ItemVectors:
     """Unprocessed content vectors of items, with one or several modalities that an item may lack.
 
-    :meth:`of` makes them from one plain matrix, :meth:`from_arrow` from list columns of a table.
+    :meth:`of` makes them from one plain matrix, :meth:`from_arrow` from list columns of a table, :meth:`from_parquet` from
+    those of a file.
 
     Parameters
     ----------
@@ -126,6 +131,49 @@ class ItemVectors:
             matrices[name], present[name] = matrix_of(table.column(prefix + name), name)
         return cls(matrices, present)
 
+    @classmethod
+    def from_parquet(cls, path: Path, rows: npt.NDArray[np.int64], modalities: Sequence[str]) -> ItemVectors:
+        """Read the list columns of some rows of a file, with no second copy of the vectors in memory.
+
+        Parameters
+        ----------
+        path : Path
+            A Parquet file with a column ``list<float32>`` per modality.
+        rows : int64 [items]
+            Their numbers in the file, from 0 on, each once; items have their order.
+        modalities : sequence of str
+            The columns.
+
+        Raises
+        ------
+        FitError
+            When the vectors of one column have different widths.
+        """
+        order = np.argsort(rows)
+        wanted = rows[order]
+        matrices: dict[str, Floats] = {}
+        present = {name: np.zeros(len(rows), dtype=bool) for name in modalities}
+        start = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_READ_ROWS, columns=list(modalities), use_threads=False):
+                first, last = np.searchsorted(wanted, [start, start + len(batch)])
+                place, taken = order[first:last], pa.array(wanted[first:last] - start)
+                start += len(batch)
+                if first == last:
+                    continue
+                for name in modalities:
+                    part, present[name][place] = matrix_of(pa.chunked_array([batch.column(name).take(taken)]), name)
+                    if part.shape[1] == 0:
+                        continue
+                    if name not in matrices:
+                        matrices[name] = np.zeros((len(rows), part.shape[1]), dtype=np.float32)
+                    held = matrices[name]
+                    if held.shape[1] != part.shape[1]:
+                        raise _unlike_widths(name, *sorted((held.shape[1], part.shape[1])))
+                    held[place] = part
+        empty = np.zeros((len(rows), 0), dtype=np.float32)
+        return cls({name: matrices.get(name, empty) for name in modalities}, present)
+
 
 def float_matrix(vectors: npt.ArrayLike) -> Floats:
     """The vectors as a contiguous ``float32`` matrix ``[items, dim]``; elements may be NaN or infinite.
@@ -163,12 +211,16 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
         return np.zeros((len(array), 0), dtype=np.float32), mask
     widths = array.value_lengths().drop_null().to_numpy()
     if widths.min() != widths.max():
-        raise FitError(
-            f"vectors of {name!r} must all have the same width, got {widths.min()} to {widths.max()} elements; "
-            "embed all items with the same model"
-        )
+        raise _unlike_widths(name, widths.min(), widths.max())
     if count == len(array):
         return flat.reshape(count, -1), mask  # a view of Arrow's memory
     matrix = np.zeros((len(array), int(widths[0])), dtype=np.float32)
     matrix[mask] = flat.reshape(count, -1)
     return matrix, mask
+
+
+def _unlike_widths(name: str, least: int, most: int) -> FitError:
+    return FitError(
+        f"vectors of {name!r} must all have the same width, got {least} to {most} elements; "
+        "embed all items with the same model"
+    )

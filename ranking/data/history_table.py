@@ -72,10 +72,9 @@ class HistoryTableBuilder:
         for start in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[start : start + _CHUNK_ROWS]
             # Rows with the same list and time see the same versions; look them up once.
-            pairs = np.stack([view.index[chunk], at_us[chunk]], axis=1)
-            distinct, back = np.unique(pairs, axis=0, return_inverse=True)
+            distinct, back = _in_order_of_rows(np.stack([view.index[chunk], at_us[chunk]], axis=1))
             versions = _versions(ids, distinct[:, 0], distinct[:, 1], self.items, self.look_up)
-            number[chunk] = self._add(versions, moments[distinct[:, 0]])[back.ravel()]
+            number[chunk] = self._add(versions, moments[distinct[:, 0]])[back]
         return number
 
     def arrays(self) -> tuple[npt.NDArray[np.int32], Ints]:
@@ -95,6 +94,18 @@ class HistoryTableBuilder:
         self._items.extend(items[fresh])
         self._moments.extend(moments[fresh])
         return numbers
+
+
+def _in_order_of_rows(pairs: Ints) -> tuple[Ints, Ints]:
+    """The distinct pairs ``int64 [pairs, 2]`` in the order in which rows have them first, and the pair of each row.
+
+    So the indices of histories do not depend on the order in which an offline store returns lists.
+    """
+    distinct, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return distinct[order], rank[back.ravel()]
 
 
 def _versions(

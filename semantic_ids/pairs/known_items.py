@@ -33,23 +33,21 @@ class KnownItems:
 
 def known_items(repo: Repo, at_us: int) -> KnownItems:
     """The items whose content was available to serving at ``at_us``, microseconds UTC."""
-    modalities = repo.settings.source.content_vectors
-    columns = ", ".join(quoted(name) for name in modalities)
+    modalities, path = repo.settings.source.content_vectors, checked(repo.tables / "item_content.parquet")
+    has_content = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in modalities)
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         opened.execute(
-            f"CREATE TEMP VIEW known AS SELECT * FROM read_parquet({literal(checked(repo.tables / 'item_content.parquet'))}) "
-            f"WHERE epoch_us(event_timestamp) <= {at_us}"
+            f"CREATE TEMP VIEW known AS SELECT item_id, event_timestamp, file_row_number, {has_content} AS has_content "
+            f"FROM read_parquet({literal(path)}, file_row_number = true) WHERE epoch_us(event_timestamp) <= {at_us}"
         )
-        table = opened.execute(
-            f"SELECT item_id, {columns} FROM known QUALIFY row_number() OVER "
-            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1 ORDER BY item_id"
+        # Vectors do not pass through DuckDB, which would sort them and hold them twice.
+        newest = opened.execute(
+            "SELECT item_id, file_row_number FROM (FROM known QUALIFY row_number() OVER "
+            "(PARTITION BY item_id ORDER BY event_timestamp DESC) = 1) WHERE has_content ORDER BY item_id"
         ).to_arrow_table()
         first = opened.execute("SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known").fetchone()
-    items = ItemVectors.from_arrow(table, modalities)
-    has_content = items.any_present
-    ids = table.column("item_id").to_numpy(zero_copy_only=False).astype(object)
-    if not has_content.all():
-        ids, items = ids[has_content], items.rows(has_content)
+    ids = newest.column("item_id").to_numpy(zero_copy_only=False).astype(object)
+    items = ItemVectors.from_parquet(path, newest.column("file_row_number").to_numpy(), modalities)
     return KnownItems(ids, items, int(first[0]) if first else 0)
 
 

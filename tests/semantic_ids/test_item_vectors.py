@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semantic_ids import item_vectors
 from semantic_ids.item_vectors import ItemVectors, matrix_of
 from sidkit.core.errors import FitError
 
@@ -104,6 +108,33 @@ def test_vectors_are_read_by_modality_under_a_prefix() -> None:
         "image": [[0], [3]],
     }
     assert len(items) == 2
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_rows_of_a_file_are_those_of_its_table(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    vector = st.none() | st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=2)
+    texts = data.draw(st.lists(vector, min_size=1, max_size=12))
+    table = pa.table({"text": column(texts), "image": column([None] * len(texts)), "at": range(len(texts))})
+    rows = np.array(data.draw(st.lists(st.integers(0, len(texts) - 1), unique=True)), dtype=np.int64)
+    path = tmp_path_factory.mktemp("vectors") / "content.parquet"
+    pq.write_table(table, path, row_group_size=data.draw(st.integers(1, 5)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(item_vectors, "_READ_ROWS", data.draw(st.integers(1, 4)))
+        found = ItemVectors.from_parquet(path, rows, ("text", "image"))
+    expected = ItemVectors.from_arrow(table.take(pa.array(rows)), ("text", "image"))
+    for name in ("text", "image"):
+        assert found.present[name].tolist() == expected.present[name].tolist()
+        assert found.matrices[name].tolist() == expected.matrices[name].tolist()
+
+
+def test_vectors_of_a_file_must_have_one_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "content.parquet"
+    pq.write_table(pa.table({"text": column([[1, 2], [3, 4], [5]])}), path)
+    monkeypatch.setattr(item_vectors, "_READ_ROWS", 2)
+    with pytest.raises(FitError, match="'text' must all have the same width, got 1 to 2 elements; embed all items"):
+        ItemVectors.from_parquet(path, np.array([2, 0]), ("text",))
+    assert ItemVectors.from_parquet(path, np.array([1, 0]), ("text",)).matrices["text"].tolist() == [[3, 4], [1, 2]]
 
 
 def test_an_item_counts_as_present_with_any_one_modality() -> None:
