@@ -24,19 +24,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import ValidationInfo
 
 from sidkit.core.errors import ConfigError, PluginChangedError, PluginError
+from sidkit.core.plugin_modules import SHOWN, execute, locate, module_file
 from sidkit.core.remedies import remedy
 
 T = TypeVar("T")
@@ -45,7 +43,6 @@ FOLDER = "plugins"
 """Folder of an artefact with the sources of its plug-ins, and the manifest key that lists them."""
 LONGEST = 64
 """Maximum characters of a reference: the width of the catalogue's columns."""
-_SHOWN = 12  # hex digits of a SHA-256 in a reference
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[^\W\d]\w*)", re.DOTALL)
 
 
@@ -88,7 +85,7 @@ class Plugin:
         """Path of the copied source, relative to the artefact's folder."""
         if self.source is None or self.reference.path is None:
             return None
-        return f"{FOLDER}/{self.reference.path.stem.split('@')[0]}@{self.sha256[:_SHOWN]}.py"
+        return f"{FOLDER}/{self.reference.path.stem.split('@')[0]}@{self.sha256[:SHOWN]}.py"
 
     def describe(self, *, copied: bool = True) -> dict[str, str]:
         """Return the manifest entry; ``copied`` if the source is copied to the artefact's folder."""
@@ -101,7 +98,6 @@ class Plugin:
 registries: dict[str, Registry[Any]] = {}  # by entry point group
 _known: dict[tuple[str, str], Plugin] = {}
 _reference_of: dict[type[Any], Reference] = {}
-_modules: dict[str, ModuleType] = {}
 _imported_as: dict[str, str] = {}
 """Module of an entry point -> SHA-256 of its file at import."""
 
@@ -154,7 +150,7 @@ class Registry(Generic[T]):
         if isinstance(name, Reference) and name.path is not None:  # from another process
             plugin = self._from_file(name.path, name.partition("@")[0].rpartition(":")[2])
         elif match := _FILE.fullmatch(name):
-            plugin = self._from_file(_locate(match["path"], folder, self.noun), match["name"])
+            plugin = self._from_file(locate(match["path"], folder, self.noun), match["name"])
         elif point := self._entry_point(name.partition("@")[0]):
             plugin = self._from_entry_point(point)
         else:
@@ -232,7 +228,7 @@ class Registry(Generic[T]):
 
     def _from_source(self, source: bytes, path: Path, name: str) -> Plugin:
         digest = hashlib.sha256(source).hexdigest()
-        module = _execute(source, digest, path)
+        module = execute(source, digest, path)
         if not hasattr(module, name):
             defined = [
                 key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
@@ -240,11 +236,11 @@ class Registry(Generic[T]):
             raise PluginError(f"{path} has no class {name!r}; available: {', '.join(defined) or 'none'}")
         kind = self._validated(getattr(module, name), f"{path}:{name}")
         file = path.name.partition("@")[0].removesuffix(".py")
-        reference = Reference.of(f"{file}.py:{name}@{digest[:_SHOWN]}", self.group, path)
+        reference = Reference.of(f"{file}.py:{name}@{digest[:SHOWN]}", self.group, path)
         return self._register(Plugin(reference, kind, digest, source))
 
     def _from_entry_point(self, point: importlib.metadata.EntryPoint) -> Plugin:
-        file, digest = _module_file(point, self.noun)
+        file, digest = module_file(point, self.noun)
         if point.dist is None:
             raise PluginError(
                 f"expected an installed distribution for the {self.noun} {point.name!r}, got none; install its package"
@@ -259,7 +255,7 @@ class Registry(Generic[T]):
         if _imported_as.setdefault(point.module, digest) != digest:
             raise PluginError(f"{file} changed after this process imported it; restart the process")
         kind = self._validated(loaded, f"{point.name} ({point.value})")
-        reference = Reference.of(f"{point.name}@{point.dist.version}+{digest[:_SHOWN]}", self.group, None)
+        reference = Reference.of(f"{point.name}@{point.dist.version}+{digest[:SHOWN]}", self.group, None)
         plugin = Plugin(reference, kind, digest, None, point.dist.name, point.dist.version, point.module)
         return self._register(plugin)
 
@@ -345,58 +341,13 @@ def load_plugins(folder: Path, manifest: Mapping[str, Any]) -> None:
         actual = None
         point = registry._entry_point(entry["reference"].partition("@")[0])
         if point is not None and point.dist is not None:
-            actual = f"{point.dist.name} {point.dist.version}, {point.module} {_module_file(point, registry.noun)[1]}"
+            actual = f"{point.dist.name} {point.dist.version}, {point.module} {module_file(point, registry.noun)[1]}"
         if actual != expected:
             install = (
                 f"install {entry['distribution']}=={entry['version']} with the same files, or fit the artefact again"
             )
             raise PluginChangedError(folder, entry["reference"], expected, actual, install)
         registry.resolved(entry["reference"])
-
-
-def _locate(text: str, folder: Path | None, noun: str) -> Path:
-    """Return the file of a plug-in, relative to the preset's folder, else to the working directory."""
-    candidates = [parent / text for parent in (folder, Path.cwd()) if parent is not None]
-    for path in candidates:
-        if path.is_file():
-            return path.resolve()
-    tried = " and ".join(dict.fromkeys(str(path) for path in candidates))
-    raise PluginError(f"no file {text!r} of the {noun}: looked for {tried}; correct the path before the colon")
-
-
-def _execute(source: bytes, digest: str, path: Path) -> ModuleType:
-    """Execute a source as a module, once per process; the module's name contains the hash."""
-    if digest in _modules:
-        return _modules[digest]
-    module = ModuleType(f"sidkit_plugin_{digest[:_SHOWN]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses and torch look up the module of a class
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except Exception as error:
-        del sys.modules[module.__name__]
-        raise PluginError(
-            f"{path} cannot be imported ({type(error).__name__}: {error}). A plug-in is one file, and its imports must be "
-            "installed"
-        ) from error
-    _modules[digest] = module
-    return module
-
-
-def _module_file(point: importlib.metadata.EntryPoint, noun: str) -> tuple[Path, str]:
-    """Return the file of an entry point's module and its SHA-256, without executing the module."""
-    try:
-        spec = importlib.util.find_spec(point.module)
-    except Exception as error:  # its parent package is imported, and may raise anything
-        raise PluginError(
-            f"the {noun} {point.name!r} cannot be imported ({type(error).__name__}: {error}); install its distribution again"
-        ) from error
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise PluginError(
-            f"expected module {point.module} of the {noun} {point.name!r}, got no such file; install its distribution again"
-        )
-    path = Path(spec.origin)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _import(name: str) -> type[Any]:
