@@ -2,6 +2,7 @@
 
 from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder
+from semantic_ids.encoders.behaviour_mass import BehaviourMassEncoder
 from semantic_ids.encoders.collaborative import CollaborativeEncoder
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
@@ -10,6 +11,7 @@ from sidkit.core.plugins import Registry
 ENCODERS: dict[str, type[Encoder]] = {
     "content": ContentEncoder,
     "behaviour": BehaviourEncoder,
+    "behaviour_mass": BehaviourMassEncoder,
     "collaborative": CollaborativeEncoder,
     "whitened_views": WhitenedViewsEncoder,
 }
@@ -23,6 +25,7 @@ __all__ = [
     "ENCODERS",
     "ENCODER_NAMES",
     "BehaviourEncoder",
+    "BehaviourMassEncoder",
     "CollaborativeEncoder",
     "ContentEncoder",
     "Encoder",

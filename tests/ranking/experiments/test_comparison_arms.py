@@ -70,7 +70,8 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
         "id_content_graph_clicks", "id_content_graph_clicks_random", "id_content_lm_prior", "id_content_lm_prior_random",
         "id_codes_psrq", "id_codes_psrq_shuffled", "id_codes_rk_fsq", "id_codes_rk_fsq_shuffled", "id_codes_aspects",
         "id_codes_aspects_shuffled", "id_codes_views", "id_codes_views_shuffled", "id_content_codes_views", "ccfrec",
-        "ccfrec_shuffled", "hisam", "hisam_shuffled", "id_codes_shared_private",
+        "ccfrec_shuffled", "hisam", "hisam_shuffled", "id_codes_shared_private", "id_codes_mass",
+        "id_codes_mass_shuffled", "id_content_codes_mass", "mmq", "mmq_shuffled",
     ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
