@@ -15,7 +15,7 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.code_stats import STATS, CodeStatsSpec, chosen_stats
 from semantic_ids.codebook import Codebook
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
-from semantic_ids.encoders import ContentEncoder, Encoder
+from semantic_ids.encoders import ENCODER_NAMES, ContentEncoder, Encoder
 from semantic_ids.neighbour_lists import NEIGHBOURS, NeighbourSpec
 from semantic_ids.neighbour_table import co_clicks, lists_of
 from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
@@ -197,7 +197,7 @@ def codebook_modules(spec: CodebookSpec) -> list[str]:
     modules += ["faiss"] if spec.quantizer in QUANTIZER_NAMES.built_in else []
     modules += QUANTIZER_NAMES.find(spec.quantizer).modules
     modules += ["torch"] if spec.neighbours.lists else []
-    modules += {"behaviour": ["torch", "scipy"], "collaborative": ["scipy"]}.get(spec.encoder, [])
+    modules += ENCODER_NAMES.find(spec.encoder).modules
     return modules
 
 

@@ -8,7 +8,13 @@ from torch.nn import functional
 
 
 def info_nce(
-    trigger: Tensor, candidates: Tensor, positive: Tensor, log_q: Tensor, excluded: Tensor, temperature: float
+    trigger: Tensor,
+    candidates: Tensor,
+    positive: Tensor,
+    log_q: Tensor,
+    excluded: Tensor,
+    temperature: float,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE loss with logQ correction: cross-entropy of each row's positive among the candidates.
 
@@ -27,7 +33,12 @@ def info_nce(
     excluded : bool [rows, n]
         True where a candidate must not be used as a negative of a row; the positive itself is always included.
     temperature : float
+    weight : float32 [rows], optional
+        Weights of the rows in the mean; default: equal.
     """
     logits = trigger @ candidates.T / temperature - log_q
     is_positive = functional.one_hot(positive, len(candidates)).bool()
-    return functional.cross_entropy(logits.masked_fill(excluded & ~is_positive, -torch.inf), positive)
+    logits = logits.masked_fill(excluded & ~is_positive, -torch.inf)
+    if weight is None:
+        return functional.cross_entropy(logits, positive)
+    return (weight * functional.cross_entropy(logits, positive, reduction="none")).sum() / weight.sum()

@@ -37,6 +37,7 @@ _LATER = (
     "lm_prior_weight",
     "lm_prior_warm",
     "keep_view_weight",
+    "mass_interactions",
     "query_layers",
     "query_view_columns",
     "query_dropout",
@@ -160,7 +161,10 @@ class ModelSpec(Section):
     alignment_temperature: float = Field(default=0.1, gt=0)
     """``shared_gated``: temperature of the alignment."""
     shuffled_counts: bool = False
-    """``shared_gated``: control, the gate reads the item statistics of a random training row; such an arm cannot serve."""
+    """``shared_gated`` and ``routed_sid``: control, read the item statistics of a random training row; such an arm cannot
+    serve."""
+    mass_interactions: float = Field(default=50.0, gt=0)
+    """``routed_sid``: interactions from which the codes of an item have their full weight."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of representations and histories of a user's own, which read them from here (``[ranker.model.options]``)."""
 

@@ -213,6 +213,9 @@ def fit_on(
 
 
 def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
+    reads_counts = config.model.prior_strength > 0 or any(
+        representation(name).reads_counts for name in config.representations
+    )
     return ItemShape(
         vocabulary.size,
         config.sizes,
@@ -221,7 +224,7 @@ def _shape(config: RankerConfig, vocabulary: Vocabulary) -> ItemShape:
         len(config.numeric),
         config.content_columns,
         config.match_codes,
-        CountScaling.of(config.scaling) if config.model.prior_strength > 0 else None,
+        CountScaling.of(config.scaling) if reads_counts else None,
     )
 
 

@@ -3,6 +3,7 @@
 from semantic_ids.encoders.attribute_graph import AttributeGraphEncoder
 from semantic_ids.encoders.base import Encoder
 from semantic_ids.encoders.behaviour import BehaviourEncoder
+from semantic_ids.encoders.behaviour_mass import BehaviourMassEncoder
 from semantic_ids.encoders.collaborative import CollaborativeEncoder
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
@@ -11,6 +12,7 @@ from sidkit.core.plugins import Registry
 ENCODERS: dict[str, type[Encoder]] = {
     "content": ContentEncoder,
     "behaviour": BehaviourEncoder,
+    "behaviour_mass": BehaviourMassEncoder,
     "collaborative": CollaborativeEncoder,
     "whitened_views": WhitenedViewsEncoder,
     "attribute_graph": AttributeGraphEncoder,
@@ -26,6 +28,7 @@ __all__ = [
     "ENCODER_NAMES",
     "AttributeGraphEncoder",
     "BehaviourEncoder",
+    "BehaviourMassEncoder",
     "CollaborativeEncoder",
     "ContentEncoder",
     "Encoder",

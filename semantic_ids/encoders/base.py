@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class Encoder(Estimator):
     """
 
     group = "sidkit.encoders"
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Optional modules that ``fit`` imports; without them, a codebook is refused before its fit."""
     modalities_: tuple[str, ...]
     """The modalities that ``fit`` saw, in alphabetical order; ``encode`` is given the same."""
 

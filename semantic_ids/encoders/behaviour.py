@@ -107,6 +107,11 @@ class BehaviourEncoder(Encoder):
 
     name = "behaviour"
     needs_pairs = True
+    modules = ("torch", "scipy")
+    mass_clicks: float = 0.0
+    """Clicks from which an item's pairs have full weight; 0: all pairs weigh the same."""
+    shuffled_mass: bool = False
+    """Control: weights of pairs by the clicks of random items."""
 
     def __init__(
         self,
@@ -205,6 +210,10 @@ class BehaviourEncoder(Encoder):
                 raise FitError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 2:
             raise FitError(f"batch must be at least 2, so that a pair has an in-batch negative, got {self.batch}")
+        if not 0 <= self.mass_clicks < np.inf:
+            raise FitError(
+                f"mass_clicks must be a finite number of at least 0, got {self.mass_clicks}; 0 weighs all pairs alike"
+            )
         if not 0 < self.held_out < 1:
             raise FitError(f"held_out must be above 0 and below 1, got {self.held_out}")
         if not 0 <= self.content_weight < np.inf:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from semantic_ids.losses import info_nce
 from semantic_ids.pairs.batches import KnownPairs, PairBatches
+from semantic_ids.pairs.mass import pair_masses
 from semantic_ids.pairs.mining import ItemPairs
 from semantic_ids.torch_threads import torch_threads
 from sidkit.core.arrays import Bools, Floats, Ints
@@ -41,6 +42,8 @@ class BehaviourTraining:
     weight_decay: float
     seed: int
     threads: int
+    mass_clicks: float
+    shuffled_mass: bool
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,9 @@ def _learn(
     generator = torch.Generator().manual_seed(spec.seed)
     model = Projection(spec.hidden, spec.dim, _scale_of_axes(content), generator, spec.content_weight)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    mass = None
+    if spec.mass_clicks > 0:
+        mass = torch.from_numpy(pair_masses(pairs, spec.mass_clicks, shuffled=spec.shuffled_mass, seed=spec.seed))
     stopping = _EarlyStopping(evaluator, model, rows, spec.patience) if evaluator else None
     batches = PairBatches(pairs.trigger, pairs.target, pairs.weight)
     for step, (trigger, target) in enumerate(batches.stream(spec.batch, rng), start=1):
@@ -168,7 +174,10 @@ def _learn(
         triggers, targets = model(rows[torch.from_numpy(np.concatenate([trigger, target]))]).chunk(2)
         target_log_q = log_q[torch.from_numpy(target)]
         positive = torch.arange(len(triggers))
-        loss = info_nce(triggers, targets, positive, target_log_q, excluded, spec.temperature)
+        weight = (
+            None if mass is None else torch.minimum(mass[torch.from_numpy(trigger)], mass[torch.from_numpy(target)])
+        )
+        loss = info_nce(triggers, targets, positive, target_log_q, excluded, spec.temperature, weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

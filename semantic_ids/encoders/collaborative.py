@@ -81,6 +81,7 @@ class CollaborativeEncoder(Encoder):
 
     name = "collaborative"
     needs_pairs = True
+    modules = ("scipy",)
 
     def __init__(
         self,

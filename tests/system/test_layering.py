@@ -249,7 +249,14 @@ def test_the_public_surface_is_pinned() -> None:
     assert sorted(ranking.__all__) == ["Dataset", "ExternalRanker", "Ranker", "Scorer", "TorchInputs", "build_dataset"]
     for package in (sidkit, semantic_ids, ranking):
         assert all(getattr(package, name) is not None for name in package.__all__)
-    assert sorted(ENCODERS) == ["attribute_graph", "behaviour", "collaborative", "content", "whitened_views"]
+    assert sorted(ENCODERS) == [
+        "attribute_graph",
+        "behaviour",
+        "behaviour_mass",
+        "collaborative",
+        "content",
+        "whitened_views",
+    ]
     assert sorted(QUANTIZERS) == [
         "opq",
         "parallel_aspects",
@@ -271,6 +278,7 @@ def test_the_public_surface_is_pinned() -> None:
         "mba",
         "ngram",
         "prefix_ngram",
+        "routed_sid",
         "rq_opq_gate",
         "sid",
         "spm",

@@ -30,14 +30,15 @@ PARTS = [(registry, name) for registry, (known, _) in REGISTRIES.items() for nam
 NAMED_ELSEWHERE = {
     "residual_kmeans": "the default of a codebook, and part of rq_opq and rk_fsq",
     "content": "the default and the fallback of a codebook, and a modality",
-    "behaviour": "an encoder whose modules are checked before a fit",
-    "collaborative": "an encoder whose modules are checked before a fit",
+    "behaviour": "the base of behaviour_mass",
+    "collaborative": "hit rates of later clicks are measured of it too",
     "pq": "the base of opq",
     "opq": "part of rq_opq",
     "id": "its dropout is that of other tables of ids",
     "target_attention": "the default history",
     "bidirectional": "the base of shared_gated",
     "rq_opq_gate": "comparisons explain its gate, and it is the base of kept_views",
+    "sid": "the base of routed_sid",
 }
 """Parts that other files name too, and why; a part that is new here belongs to no other file."""
 
@@ -72,6 +73,8 @@ NEW = (
     "group_mean",
     "code_queries",
     "shared_private",
+    "behaviour_mass",
+    "routed_sid",
 )
 
 

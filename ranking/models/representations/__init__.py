@@ -30,6 +30,7 @@ REPRESENTATIONS = {
     "content": "ranking.models.representations.content:ContentRepresentation",
     "prefix_ngram": "ranking.models.representations.prefix_ngram:PrefixNgramRepresentation",
     "sid": "ranking.models.representations.sid:SidRepresentation",
+    "routed_sid": "ranking.models.representations.routed_sid:RoutedSidRepresentation",
     "ngram": "ranking.models.representations.ngram:NgramRepresentation",
     "spm": "ranking.models.representations.spm:SpmRepresentation",
     "mba": "ranking.models.representations.mba:MbaRepresentation",

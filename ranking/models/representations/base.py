@@ -77,6 +77,8 @@ class Representation(DeclaresRoles):
     """Whether it knows an item by its id (behaviour space); the others know it by its content or codes (modality space)."""
     reads_codes: bool = True
     """Whether it reads codes; an arm of representations that read none is trained where no codes can be learned."""
+    reads_counts: bool = False
+    """Whether it restores the candidates' interactions from the numeric features (:attr:`ItemShape.counts`)."""
     dim: int
     match_dim: int = 0
 

@@ -72,9 +72,10 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
         "smile_kept", "smile_kept_shuffled", "spm", "prefix_ngram", "hashed_ids", "content_attributes",
         "id_codes_attributes", "id_codes_attributes_shuffled", "id_content_groups", "id_content_groups_random",
         "id_codes_aspects_shuffled", "id_codes_views", "id_codes_views_shuffled", "id_content_codes_views", "ccfrec",
-        "ccfrec_shuffled", "hisam", "hisam_shuffled", "id_codes_shared_private",
         "id_content_bias", "id_content_bias_shuffled", "gbdt_bias", "content_gate", "content_gate_shuffled",
         "id_content_joint", "id_content_joint_shuffled",
+        "ccfrec_shuffled", "hisam", "hisam_shuffled", "id_codes_shared_private", "id_codes_mass",
+        "id_codes_mass_shuffled", "id_content_codes_mass", "mmq", "mmq_shuffled",
     ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'

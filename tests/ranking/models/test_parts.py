@@ -53,6 +53,11 @@ PARTS = {
     ("content",): {},
     ("graph_smoothed",): {"graph_smoothed.table": "table", "graph_smoothed.smoothing": "gate"},
     ("sid",): {"sid.codes.table": "table"},
+    ("routed_sid",): {
+        "routed_sid.codes.table": "table",
+        "routed_sid.router": "gate",
+        "routed_sid.history_router": "gate",
+    },
     ("ngram",): {"ngram.table": "table"},
     ("prefix_ngram",): {"prefix_ngram.table": "table"},
     ("spm",): {"spm.table": "table"},

@@ -48,6 +48,7 @@ def combinations() -> list[tuple[tuple[str, ...], ModelSpec]]:
     found.append((("graph_smoothed",), BASE.model_copy(update={"graph_contrast_weight": 0.1, "prior_neighbours": 4})))
     found.append((("id", "content"), BASE.model_copy(update={"history": "shared_gated", "shuffled_counts": True})))
     found.append((("rq_opq_gate",), BASE.model_copy(update={"gate_fuse": "mean"})))
+    found.append((("routed_sid", "content"), BASE.model_copy(update={"shuffled_counts": True})))
     tokens = {"history": "anchors", "sid_pool": "tokens"}
     found.append((("id", "sid"), BASE.model_copy(update=tokens)))
     found.append((("sid",), BASE.model_copy(update={**tokens, "attention": "cosine"})))
