@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from ranking.data.dataset import Dataset, LabelledRows, read_rows
 from ranking.data.frame_builder import build_dataset
+from ranking.data.schema import BUILT_IN
+from ranking.data.vocabulary import UNKNOWN
 from ranking.training.adapted_ranker import KIND, AdaptedConfig, Window, save_adapted
 from ranking.training.adapters import ADAPTER_NAMES
-from ranking.training.adapters.base import Adapter, AdapterRows
+from ranking.training.adapters.base import AdapterRows
 from ranking.training.load_ranker import LoadedRanker, load_ranker
 from ranking.training.mixing import logits
-from ranking.training.serving_spec import joined_spec
+from ranking.training.serving_spec import ServingSpec, joined_spec
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
+from semantic_ids.pairs.known_items import known_items
 from semantic_ids.records import CodebookRecord, RankerRecord
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import DAY_US, iso
@@ -35,6 +39,10 @@ from sidkit.core.names import LONGEST_MADE, check_name
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
 from sidkit.tables.builder import changed_settings
+
+if TYPE_CHECKING:
+    from ranking.training.ranker import Ranker
+    from ranking.training.reindex import Reindexed
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ def adapt_ranker(
     other: RankerRecord | None = None,
     days: float = 1.0,
     until_us: int | None = None,
+    reindex: bool = False,
 ) -> AdaptedRankerFacts:
     """Fit an adapter to labelled rows that the frozen scorer has not seen, and register the adapted ranker.
 
@@ -137,6 +146,9 @@ def adapt_ranker(
         Length of the window in days.
     until_us : int, optional
         End of the window, microseconds UTC; default: when the label of the last row was known.
+    reindex : bool
+        Also give the items that are newer than the frozen ranker, and have content by ``until_us``, rows of its id table
+        (:mod:`ranking.training.reindex`).
 
     Raises
     ------
@@ -148,6 +160,8 @@ def adapt_ranker(
         When all rows are from before the end of a scorer's fit.
     EvaluationError
         When the window has no rows.
+    FitError
+        When there are no ids to reindex.
     SettingsChangedError
         When the settings of features changed since the scorer was trained.
     """
@@ -161,13 +175,19 @@ def adapt_ranker(
     _check_scorers(repo, records, rankers)
     ends = {record.name: record.fit_end_us for record in records} | {codebook.name: codebook.fit_end_us}
     rows, window = _recent(repo, rankers[0], days, until_us, ends)
+    found = _reindexed(repo, rankers[0], codebook, window.end_us) if reindex else None
+    table = found.table() if found is not None else None
+    if table is not None:
+        from ranking.training.reindex import extend
+
+        extend(cast("Ranker", rankers[0]), table)
     data = [_features(repo, ranker, rows, codebook) for ranker in rankers]
     read = AdapterRows.of(data[0], *(logits(each.score(part)) for each, part in zip(rankers, data, strict=True)))
     fitted = kind.fit(read)
     config = _config(adapter, records, rankers)
-    name = _name(scorer, kind.name, fitted, window, records)
+    name = _name(scorer, kind.name, [fitted.table(), *([table] if table is not None else [])], window, records)
     facts = {"name": name, "feature_settings": repo.settings.feature_settings()}
-    manifest = save_adapted(repo.rankers, facts, config, fitted, window, {"adapter": fitted.summary})
+    manifest = save_adapted(repo.rankers, facts, config, fitted, window, {"adapter": fitted.summary}, table)
     catalog.add_ranker(
         name,
         content_hash=manifest["content_hash"],
@@ -184,7 +204,7 @@ def adapt_ranker(
         iso(window.start_us),
         iso(window.end_us),
         window.rows,
-        fitted.summary,
+        {**fitted.summary, **({"new_items": float(len(found.ids)), "error": found.error} if found is not None else {})},
         serving=catalog.ranker(name).state == "serving",
         before=None,
         after_tables=int((rows.at_us > read_build(repo)["as_of_us"]).sum()),
@@ -247,19 +267,41 @@ def _recent(
 
 
 def _features(repo: Repo, ranker: LoadedRanker, rows: LabelledRows, codebook: CodebookRecord) -> Dataset:
+    return _built(repo, ranker.config, ranker.smoothing_rate, rows, codebook)
+
+
+def _built(repo: Repo, config: ServingSpec, rate: float, rows: LabelledRows, codebook: CodebookRecord) -> Dataset:
     from sidkit.stores.feast_repo import open_store
 
-    config = ranker.config
     return build_dataset(
         open_store(repo),
         config.service,
         Codebook.load(repo.codebooks / codebook.name),
         rows,
-        rate=ranker.smoothing_rate,
+        rate=rate,
         history_length=config.history_length,
         schema=config.schema,
         vectors=config.vectors,
     )
+
+
+def _reindexed(repo: Repo, ranker: LoadedRanker, codebook: CodebookRecord, until_us: int) -> Reindexed:
+    """Rows for the items with content at a time that the ranker's vocabulary lacks."""
+    from ranking.training.reindex import id_table, reindex
+
+    id_table(ranker)  # raises without one
+    neural = cast("Ranker", ranker)
+    known = neural.vocabulary.names.to_numpy(zero_copy_only=False).astype(object)
+    there = known_items(repo, until_us).ids
+    new = there[neural.vocabulary.numbers(there) == UNKNOWN]
+    ids = np.concatenate([known, new])
+    rows = LabelledRows(
+        np.full(len(ids), "", dtype=object), ids, np.full(len(ids), until_us), np.zeros(len(ids), np.int8)
+    )
+    plain = replace(neural.config, schema=BUILT_IN)
+    data = _built(repo, plain, neural.smoothing_rate, rows, codebook)
+    content = data.items.content[data.candidate]
+    return reindex(neural, content[: len(known)], new, content[len(known) :])
 
 
 def _config(adapter: str, records: list[RankerRecord], rankers: list[LoadedRanker]) -> AdaptedConfig:
@@ -273,12 +315,14 @@ def _config(adapter: str, records: list[RankerRecord], rankers: list[LoadedRanke
     )
 
 
-def _name(scorer: RankerRecord, adapter: str, fitted: Adapter, window: Window, records: list[RankerRecord]) -> str:
-    """``<scorer>_<adapter>_<end>_<hash>``; the hash is of the scorers, the window and the correction."""
+def _name(
+    scorer: RankerRecord, adapter: str, tables: Sequence[pa.Table], window: Window, records: list[RankerRecord]
+) -> str:
+    """``<scorer>_<adapter>_<end>_<hash>``; the hash is of the scorers, the window and what was fitted."""
     sink = pa.BufferOutputStream()
-    table = fitted.table()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+    for table in tables:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
     inputs: list[Any] = [[record.content_hash for record in records], vars(window)]
     digest = content_hash([*inputs, hashlib.sha256(sink.getvalue()).hexdigest()])[:6]
     end = iso(window.end_us)[:16].replace("-", "").replace(":", "").lower()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ranking.data.dataset import Dataset
@@ -26,7 +27,7 @@ from sidkit.core.plugins import described, load_plugins, write_sources
 
 KIND = "adapted_ranker"
 """``kind`` in the manifest of such an artefact."""
-CONFIG, TABLE = "config.json", "adapter.parquet"
+CONFIG, TABLE, REINDEXED = "config.json", "adapter.parquet", "reindexed.parquet"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,12 @@ class AdaptedRanker:
         folders = [folder.parent / name for name in config.scorers]
         for path in folders:
             _check_scorer(folder, path, manifest)
-        return cls([load_scorer(path) for path in folders], adapter, config)
+        scorers = [load_scorer(path) for path in folders]
+        if (folder / REINDEXED).exists():
+            from ranking.training.reindex import extend
+
+            extend(scorers[0], pq.read_table(folder / REINDEXED))
+        return cls(scorers, adapter, config)
 
 
 def save_adapted(
@@ -150,6 +156,7 @@ def save_adapted(
     adapter: Adapter,
     window: Window,
     metrics: Mapping[str, Any],
+    reindexed: pa.Table | None = None,
 ) -> dict[str, Any]:
     """Write the artefact of an adapted ranker beside those of its scorers; see :func:`sidkit.core.artifact.write_artifact`.
 
@@ -167,6 +174,8 @@ def save_adapted(
         The rows that it was fitted on.
     metrics : mapping
         Details of the fit.
+    reindexed : pa.Table, optional
+        Rows of the frozen scorer's id table for new items (:mod:`ranking.training.reindex`).
     """
     manifests = {name: read_manifest(rankers / name) for name in config.scorers}
     plugins = [ADAPTER_NAMES.plugin(config.adapter)]
@@ -176,6 +185,8 @@ def save_adapted(
         (temporary / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
         (temporary / "metrics.json").write_text(json.dumps(dict(metrics), indent=2, sort_keys=True) + "\n")
         pq.write_table(adapter.table(), temporary / TABLE)
+        if reindexed is not None and len(reindexed):
+            pq.write_table(reindexed, temporary / REINDEXED)
         write_sources(temporary, plugins)
 
     describe = {

@@ -24,6 +24,7 @@ class AdaptSteps(ProjectBase):
         other: str | None = None,
         days: float = 1.0,
         until: Moment | None = None,
+        reindex: bool = False,
         promote: bool | None = None,
     ) -> AdaptedRankerFacts:
         """Correct a frozen ranker by the labelled rows of the last days, and promote the result.
@@ -47,6 +48,8 @@ class AdaptSteps(ProjectBase):
             Fit on the rows of so many days before ``until``, as far as they are later than the fits of the rankers.
         until : str or datetime, optional
             Fit on rows whose labels were known by this time; default: when the label of the last row was known.
+        reindex : bool
+            Also give items that are newer than the ranker rows of its id table, predicted from their content.
         promote : bool, optional
             Whether the result serves; default: if the same frozen ranker serves now, adapted or not.
 
@@ -60,6 +63,8 @@ class AdaptSteps(ProjectBase):
             When all rows are from before the end of the ranker's fit.
         EvaluationError
             When the window has no rows.
+        FitError
+            When there are no ids to reindex.
         """
         from ranking.serving.adapt import adapt_ranker, frozen_ranker
         from ranking.serving.scorer import Scorer
@@ -69,7 +74,9 @@ class AdaptSteps(ProjectBase):
             scorer = frozen_ranker(self.repo, ranker, arm)
             second = frozen_ranker(self.repo, other) if other is not None else None
             until_us = None if until is None else moment_us(until)
-            facts = adapt_ranker(self.repo, scorer, adapter=adapter, other=second, days=days, until_us=until_us)
+            facts = adapt_ranker(
+                self.repo, scorer, adapter=adapter, other=second, days=days, until_us=until_us, reindex=reindex
+            )
             catalog = Catalog.open(self.repo)
             serving = next((record for record in catalog.rankers() if record.state == "serving"), None)
             same = serving is not None and frozen_ranker(self.repo, serving.name) == scorer

@@ -146,6 +146,9 @@ def adapt(
             "was known."
         ),
     ] = None,
+    reindex: Annotated[
+        bool, typer.Option("--reindex", help="Also give items that are newer than the ranker rows of its id table.")
+    ] = False,
     promote: Annotated[
         bool | None,
         typer.Option(
@@ -163,7 +166,7 @@ def adapt(
     import sidkit
 
     facts = sidkit.open(repo).adapt_ranker(
-        adapter, ranker=ranker, arm=arm, other=other, days=days, until=until, promote=promote
+        adapter, ranker=ranker, arm=arm, other=other, days=days, until=until, reindex=reindex, promote=promote
     )
     if json_:
         show_json(asdict(facts))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import sidkit
 from helpers.builders import FinishedJob, copy_of, forked_sidkit, run_fast_job
@@ -25,11 +26,19 @@ from ranking.training.adapters.base import AdapterRows
 from ranking.training.blend_ranker import BlendRanker
 from ranking.training.load_ranker import load_trained
 from ranking.training.mixing import logits, probabilities
+from ranking.training.ranker import Ranker
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import iso, parse_time
-from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, LeakageError, SidkitError
+from sidkit.core.errors import (
+    ArtifactCorruptError,
+    ArtifactMissingError,
+    ConfigError,
+    FitError,
+    LeakageError,
+    SidkitError,
+)
 from sidkit.core.files import read_json, write_json
 from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import open_store
@@ -232,6 +241,60 @@ def test_what_cannot_be_adapted_is_refused(job: FinishedJob, options: dict[str, 
     given = {name: serving if value == "SERVING" else value for name, value in options.items()}
     with pytest.raises(SidkitError, match=said):
         sidkit.open(job.repo.path).adapt_ranker(**given)  # type: ignore[arg-type]
+
+
+def test_new_items_get_rows_of_the_frozen_id_table_and_known_ones_keep_theirs(repo: Repo, job: FinishedJob) -> None:
+    project, frozen = sidkit.open(repo.path), frozen_name(repo)
+    facts = project.adapt_ranker(days=5, reindex=True, promote=True)
+    plain = load_trained(repo.rankers / frozen)
+    assert isinstance(plain, Ranker)
+    held = repo.rankers / facts.name / "reindexed.parquet"
+    assert facts.fitted["error"] <= 1.0
+    assert held.exists() == (facts.fitted["new_items"] > 0)
+    ranker = Scorer(repo).ranker
+    assert isinstance(ranker, AdaptedRanker)
+    assert ranker.vocabulary.size == plain.vocabulary.size + facts.fitted["new_items"]
+    asked = request_of(repo, job.result.as_of_us, "nobody", 4_000)
+    data = features(repo, ranker, asked)
+    expected = ranker.score(data)
+    np.testing.assert_allclose(
+        Scorer(repo).score("nobody", asked.item_ids.tolist(), job.result.as_of_us), expected, atol=1e-6
+    )
+    known = plain.vocabulary.numbers(asked.item_ids) > 1
+    np.testing.assert_array_equal(ranker.scorers[0].score(data)[known], plain.score(data)[known])
+    assert audit_artifacts(repo).problems == ()
+    assert check_golden(repo, Scorer(repo)) < 1e-9
+    with pytest.raises(FitError, match="expected a neural ranker with the representation id"):
+        project.adapt_ranker(arm="gbdt", reindex=True)
+
+
+def test_rows_that_are_predicted_well_are_added(repo: Repo, job: FinishedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id table of a short run follows little from content; one that does is extended, saved and loaded."""
+    import ranking.training.reindex as module
+
+    fitted = module.reindex
+
+    def trained(ranker: Ranker, known: np.ndarray, ids: np.ndarray, new: np.ndarray) -> module.Reindexed:
+        mapped = np.random.default_rng(0).normal(size=(known.shape[1], ranker.config.model.dim))
+        table = module.id_table(ranker)
+        with torch.no_grad():
+            before = table.weight.clone()
+            table.weight[2:] = torch.from_numpy((known @ mapped).astype(np.float32))
+            found = fitted(ranker, known, ids, new)
+            table.weight.copy_(before)
+        return found
+
+    monkeypatch.setattr(module, "reindex", trained)
+    facts = sidkit.open(repo.path).adapt_ranker(days=5, reindex=True, promote=True)
+    assert facts.fitted["new_items"] > 0 and facts.fitted["error"] < 0.2
+    scorer = Scorer(repo)
+    assert isinstance(scorer.ranker, AdaptedRanker)
+    new = pq.read_table(repo.rankers / facts.name / "reindexed.parquet").column("item_id").to_pylist()
+    assert (scorer.ranker.vocabulary.numbers(np.array(new, dtype=object)) > 1).all()
+    asked = [*new[:10], "nothing"]
+    found = scorer.score("nobody", asked, job.result.as_of_us)
+    plain = Scorer(repo, frozen_name(repo)).score("nobody", asked, job.result.as_of_us)
+    assert (found[:-1] != plain[:-1]).all() and found[-1] == pytest.approx(plain[-1], abs=1e-9)
 
 
 def test_a_gate_of_two_rankers_reads_both(repo: Repo) -> None:
