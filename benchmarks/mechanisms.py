@@ -250,6 +250,11 @@ def measured(trials: Trials, arm: str, setting: str) -> dict[str, Any]:
             "end": found[0].facts["losses"]["end"][loss],
             "end_without": without[0].facts["losses"]["end"][loss],
             "change": changed(evaluator, [each.validation for each in without], base),
+            "tables_without": {
+                name: changed(evaluator, [each.off[name] for each in without], [each.validation for each in without])
+                for name in without[0].off
+                if name.endswith("table=0")
+            },
         }
     return {
         "auc": {name: value.value for name, value in aucs.items()},
