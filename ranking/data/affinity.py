@@ -6,7 +6,10 @@ list of values, a history item counts with the share of the candidate's values t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,8 @@ _ROWS = 20_000
 _SQUARE = 2_000
 """Maximum number of distinct lists whose overlaps are computed for all pairs."""
 
-Flags = npt.NDArray[np.bool_]
+_DENSE = 100_000
+"""Maximum number of lists times values that one history's overlaps are computed for without sparse matrices."""
 
 
 def affinities(
@@ -129,24 +133,37 @@ class _Overlap:
     """The share of the candidate's values that a history item has."""
 
     def __init__(self, codes: Codes32, lists: pa.Array) -> None:
-        from scipy import sparse
-
         used, self._codes = np.unique(codes, return_inverse=True)
         taken = lists.take(pa.array(used))
         lengths = pc.fill_null(pc.list_value_length(taken), 0).to_numpy(zero_copy_only=False)
         flat = taken.flatten().dictionary_encode()
+        self._shape = (len(used), max(len(flat.dictionary), 1))
         owner = np.repeat(np.arange(len(used)), lengths)
-        shape = (len(used), max(len(flat.dictionary), 1))
-        held = sparse.csr_matrix(
-            (np.ones(len(owner), np.float32), (owner, flat.indices.to_numpy(zero_copy_only=False))), shape=shape
-        )
-        held.data[:] = 1  # a value listed twice counts once
-        own = np.maximum(np.asarray(held.sum(axis=1)).ravel(), 1)
-        self._held, self._own = held, own.astype(np.float32)
-        self._square = (held @ held.T).toarray() / self._own[:, None] if len(used) <= _SQUARE else None
+        listed = owner * self._shape[1] + flat.indices.to_numpy(zero_copy_only=False)
+        self._owner, self._value = np.divmod(np.unique(listed), self._shape[1])  # a value listed twice counts once
+        self._own = np.maximum(np.bincount(self._owner, minlength=len(used)), 1).astype(np.float32)
+
+    @cached_property
+    def _held(self) -> Any:
+        """Whether a list has a value, sparse ``float32 [lists, values]``."""
+        from scipy import sparse
+
+        return sparse.csr_matrix((np.ones(len(self._owner), np.float32), (self._owner, self._value)), shape=self._shape)
+
+    @cached_property
+    def _square(self) -> Floats | None:
+        """The shares of all pairs of lists."""
+        if len(self._own) > _SQUARE:
+            return None
+        shares: Floats = (self._held @ self._held.T).toarray() / self._own[:, None]
+        return shares
 
     def __call__(self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer]) -> Floats:
         own, past = self._codes[candidate], self._codes[history]
+        if len(past) == 1:
+            columns, back = np.unique(past[0], return_inverse=True)
+            of_one: Floats = self._shares_with(columns)[:, back][own]
+            return of_one
         if self._square is not None:
             shares: Floats = self._square[own[:, None], past]
             return shares
@@ -156,3 +173,14 @@ class _Overlap:
         common = np.asarray(self._held[left].multiply(self._held[right]).sum(axis=1)).ravel() / self._own[left]
         shared: Floats = common.astype(np.float32)[back.reshape(pairs.shape)]
         return shared
+
+    def _shares_with(self, columns: Ints) -> Floats:
+        """The shares of all lists' values that some lists have, ``float32 [lists, columns]``."""
+        if math.prod(self._shape) <= _DENSE:
+            held = np.zeros(self._shape, dtype=np.float32)
+            held[self._owner, self._value] = 1
+            common = held @ held[columns].T
+        else:
+            common = (self._held @ self._held[columns].T).toarray()
+        shares: Floats = common / self._own[:, None]
+        return shares
