@@ -25,6 +25,8 @@ _ROWS = 20_000
 _SQUARE = 2_000
 """Maximum number of distinct lists whose overlaps are computed for all pairs."""
 
+_MANY = 20_000
+"""Numbers of values up to which the values of one history are counted in an array with a place for each."""
 _DENSE = 100_000
 """Maximum number of lists times values that one history's overlaps are computed for without sparse matrices."""
 
@@ -120,13 +122,16 @@ class _Same:
     ) -> tuple[Doubles, Ints]:
         """How often one history has each candidate's value, ``float64 [rows]``, and the newest time, ``int64 [rows]``."""
         filled = history != 0
-        values, first, times = np.unique(self._value[history[filled]], return_index=True, return_counts=True)
-        own = self._value[candidate]
-        if not len(values):
-            return np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
-        place = np.minimum(np.searchsorted(values, own), len(values) - 1)
-        counts: Doubles = np.where((values[place] == own) & (own != 0), times[place], 0).astype(np.float64)
-        return counts, us[filled][first][place]
+        values, own = self._value[history[filled]], self._value[candidate]
+        bound = int(max(values.max(initial=0), own.max(initial=0))) + 1
+        if bound > _MANY:
+            _, numbers = np.unique(np.concatenate([[0], values, own]), return_inverse=True)
+            values, own, bound = numbers[1 : len(values) + 1], numbers[len(values) + 1 :], len(numbers)
+        times = np.bincount(values, minlength=bound).astype(np.float64)
+        times[0] = 0  # the missing value
+        newest_us = np.zeros(bound, dtype=np.int64)
+        newest_us[values[::-1]] = us[filled][::-1]  # of equal values, the first one of the history is written last
+        return times[own], newest_us[own]
 
 
 class _Overlap:

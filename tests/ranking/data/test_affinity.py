@@ -88,6 +88,7 @@ def test_one_history_for_all_rows_gives_the_values_of_the_repeated_history(
     candidate, at_us = np.append(candidate, 1), np.append(at_us, at_us[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_DENSE", 100_000 if dense else 0)
+        patch.setattr(module, "_MANY", 20_000 if dense else 0)
         one = affinities(SCHEMA, identity, codes, (BRANDS, GENRES), candidate, history[:1], history_us[:1], at_us)
     repeated, times = np.repeat(history[:1], rows, axis=0), np.repeat(history_us[:1], rows, axis=0)
     each = affinities(SCHEMA, identity, codes, (BRANDS, GENRES), candidate, repeated, times, at_us)
