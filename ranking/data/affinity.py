@@ -6,7 +6,10 @@ list of values, a history item counts with the share of the candidate's values t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,10 @@ _ROWS = 20_000
 _SQUARE = 2_000
 """Maximum number of distinct lists whose overlaps are computed for all pairs."""
 
-Flags = npt.NDArray[np.bool_]
+_MANY = 20_000
+"""Numbers of values up to which the values of one history are counted in an array with a place for each."""
+_DENSE = 100_000
+"""Maximum number of lists times values that one history's overlaps are computed for without sparse matrices."""
 
 
 def affinities(
@@ -116,37 +122,53 @@ class _Same:
     ) -> tuple[Doubles, Ints]:
         """How often one history has each candidate's value, ``float64 [rows]``, and the newest time, ``int64 [rows]``."""
         filled = history != 0
-        values, first, times = np.unique(self._value[history[filled]], return_index=True, return_counts=True)
-        own = self._value[candidate]
-        if not len(values):
-            return np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
-        place = np.minimum(np.searchsorted(values, own), len(values) - 1)
-        counts: Doubles = np.where((values[place] == own) & (own != 0), times[place], 0).astype(np.float64)
-        return counts, us[filled][first][place]
+        values, own = self._value[history[filled]], self._value[candidate]
+        bound = int(max(values.max(initial=0), own.max(initial=0))) + 1
+        if bound > _MANY:
+            _, numbers = np.unique(np.concatenate([[0], values, own]), return_inverse=True)
+            values, own, bound = numbers[1 : len(values) + 1], numbers[len(values) + 1 :], len(numbers)
+        times = np.bincount(values, minlength=bound).astype(np.float64)
+        times[0] = 0  # the missing value
+        newest_us = np.zeros(bound, dtype=np.int64)
+        newest_us[values[::-1]] = us[filled][::-1]  # of equal values, the first one of the history is written last
+        return times[own], newest_us[own]
 
 
 class _Overlap:
     """The share of the candidate's values that a history item has."""
 
     def __init__(self, codes: Codes32, lists: pa.Array) -> None:
-        from scipy import sparse
-
         used, self._codes = np.unique(codes, return_inverse=True)
         taken = lists.take(pa.array(used))
         lengths = pc.fill_null(pc.list_value_length(taken), 0).to_numpy(zero_copy_only=False)
         flat = taken.flatten().dictionary_encode()
+        self._shape = (len(used), max(len(flat.dictionary), 1))
         owner = np.repeat(np.arange(len(used)), lengths)
-        shape = (len(used), max(len(flat.dictionary), 1))
-        held = sparse.csr_matrix(
-            (np.ones(len(owner), np.float32), (owner, flat.indices.to_numpy(zero_copy_only=False))), shape=shape
-        )
-        held.data[:] = 1  # a value listed twice counts once
-        own = np.maximum(np.asarray(held.sum(axis=1)).ravel(), 1)
-        self._held, self._own = held, own.astype(np.float32)
-        self._square = (held @ held.T).toarray() / self._own[:, None] if len(used) <= _SQUARE else None
+        listed = owner * self._shape[1] + flat.indices.to_numpy(zero_copy_only=False)
+        self._owner, self._value = np.divmod(np.unique(listed), self._shape[1])  # a value listed twice counts once
+        self._own = np.maximum(np.bincount(self._owner, minlength=len(used)), 1).astype(np.float32)
+
+    @cached_property
+    def _held(self) -> Any:
+        """Whether a list has a value, sparse ``float32 [lists, values]``."""
+        from scipy import sparse
+
+        return sparse.csr_matrix((np.ones(len(self._owner), np.float32), (self._owner, self._value)), shape=self._shape)
+
+    @cached_property
+    def _square(self) -> Floats | None:
+        """The shares of all pairs of lists."""
+        if len(self._own) > _SQUARE:
+            return None
+        shares: Floats = (self._held @ self._held.T).toarray() / self._own[:, None]
+        return shares
 
     def __call__(self, candidate: npt.NDArray[np.integer], history: npt.NDArray[np.integer]) -> Floats:
         own, past = self._codes[candidate], self._codes[history]
+        if len(past) == 1:
+            columns, back = np.unique(past[0], return_inverse=True)
+            of_one: Floats = self._shares_with(columns)[:, back][own]
+            return of_one
         if self._square is not None:
             shares: Floats = self._square[own[:, None], past]
             return shares
@@ -156,3 +178,14 @@ class _Overlap:
         common = np.asarray(self._held[left].multiply(self._held[right]).sum(axis=1)).ravel() / self._own[left]
         shared: Floats = common.astype(np.float32)[back.reshape(pairs.shape)]
         return shared
+
+    def _shares_with(self, columns: Ints) -> Floats:
+        """The shares of all lists' values that some lists have, ``float32 [lists, columns]``."""
+        if math.prod(self._shape) <= _DENSE:
+            held = np.zeros(self._shape, dtype=np.float32)
+            held[self._owner, self._value] = 1
+            common = held @ held[columns].T
+        else:
+            common = (self._held @ self._held[columns].T).toarray()
+        shares: Floats = common / self._own[:, None]
+        return shares

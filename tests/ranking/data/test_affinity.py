@@ -78,6 +78,25 @@ def test_affinities_are_those_counted_by_hand(world: tuple[np.ndarray, ...], squ
             assert told == pytest.approx(wanted, nan_ok=True, rel=1e-6), (name, row)
 
 
+@law
+@given(worlds(), st.booleans())
+def test_one_history_for_all_rows_gives_the_values_of_the_repeated_history(
+    world: tuple[np.ndarray, ...], dense: bool
+) -> None:
+    codes, candidate, history, history_us, at_us = world
+    identity, rows = np.arange(ITEMS + 1), len(candidate) + 1
+    candidate, at_us = np.append(candidate, 1), np.append(at_us, at_us[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_DENSE", 100_000 if dense else 0)
+        patch.setattr(module, "_MANY", 20_000 if dense else 0)
+        one = affinities(SCHEMA, identity, codes, (BRANDS, GENRES), candidate, history[:1], history_us[:1], at_us)
+    repeated, times = np.repeat(history[:1], rows, axis=0), np.repeat(history_us[:1], rows, axis=0)
+    each = affinities(SCHEMA, identity, codes, (BRANDS, GENRES), candidate, repeated, times, at_us)
+    assert one.keys() == each.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], each[name], name)
+
+
 def test_ages_of_the_second_and_third_newest_positive() -> None:
     ages = history_ages(np.array([[START, START - DAY, 0], [0, 0, 0]]), np.array([START + DAY, START]))
     assert ages["history__age_2_days"].tolist()[0] == 2.0
