@@ -97,7 +97,6 @@ def memory(rows: int, dim: int) -> dict[str, Any]:
 def shard(repo: Path, text: str, dim: int) -> dict[str, Any]:
     """Assign codes to the items of one shard, in a process that has imported what it needs."""
     import sidkit
-
     from semantic_ids.codebook import Codebook
 
     project = sidkit.open(repo)
