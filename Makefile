@@ -207,6 +207,7 @@ code-stats-costs: $(VENV)/.made
 codebook-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/codebook_costs.py kmeans
 	$(BIN)/python benchmarks/codebook_costs.py commands --work $(WORK)/codebook_costs
+	$(BIN)/python benchmarks/codebook_costs.py shards --rows 4000000 --work $(WORK)/codebook_costs
 
 # Every stage of `sidkit run` by the size of the log; SIZES has the numbers of impressions.
 SIZES ?= 100000 1000000

@@ -2,12 +2,14 @@
 
     python benchmarks/codebook_costs.py kmeans [--rows 1000000] [--dim 384] [--iterations 5] [--rounds 2]
     python benchmarks/codebook_costs.py commands [--items 100000] [--dim 64] [--work .work/codebook_costs]
+    python benchmarks/codebook_costs.py shards [--items 100000] [--dim 64] [--rows 1000000] [--work .work/codebook_costs]
 
 ``kmeans`` fits three levels of 256 codes on clustered vectors: ours, and the same steps written on faiss, on the same sample
 and with the same number of iterations, in turns in one process; ``peak_mb`` is of a process that fits ours alone, and
 ``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own.
-Times are processor seconds of one thread. Results go to ``benchmarks/results/codebook_costs.json``; cells that are not asked
-for stay as they were measured.
+``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``
+vectors that come in blocks. Times are processor seconds of one thread. Results go to
+``benchmarks/results/codebook_costs.json``; cells that are not asked for stay as they were measured.
 """
 
 from __future__ import annotations
@@ -92,6 +94,30 @@ def memory(rows: int, dim: int) -> dict[str, Any]:
     return {"rows_mb": round(vectors.nbytes / 2**20, 1), "peak_mb": peak_mb()}
 
 
+def shard(repo: Path, text: str, dim: int) -> dict[str, Any]:
+    """Assign codes to the items of one shard, in a process that has imported what it needs."""
+    import sidkit
+    from semantic_ids.codebook import Codebook
+
+    project = sidkit.open(repo)
+    Codebook.load(project.repo.codebooks / "c").encode(np.zeros((1, dim), np.float32))
+    cpu = time.process_time()
+    rows = project.assign_shard("c", text) or 0
+    seconds = time.process_time() - cpu
+    return {"rows": rows, "cpu_s": round(seconds, 2), "items_per_cpu_s": round(rows / seconds)}
+
+
+def blocks(rows: int, dim: int, block: int) -> dict[str, Any]:
+    """Peak memory of one fit of one iteration of vectors that are made when they are read."""
+    from semantic_ids import ResidualKMeans
+
+    rng = np.random.default_rng(0)
+    made = (rng.standard_normal((min(block, rows - at), dim), dtype=np.float32) for at in range(0, rows, block))
+    cpu = time.process_time()
+    ResidualKMeans(SIZES, 1).fit_blocks(made)
+    return {"rows": rows, "cpu_s": round(time.process_time() - cpu, 2), "peak_mb": peak_mb()}
+
+
 def build(repo: Path) -> None:
     """Ingest, and build the tables."""
     from ranking.pipeline.prepare import end_of_log
@@ -156,7 +182,7 @@ COMMANDS = (
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("kmeans", "commands"))
+    parser.add_argument("part", choices=("kmeans", "commands", "shards"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, nargs="+", default=[100_000])
     parser.add_argument("--dim", type=int)
@@ -167,7 +193,7 @@ def main() -> None:
     cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"kmeans": {}, "commands": {}}
 
     def keep(part: str, name: str, cell: dict[str, Any]) -> None:
-        cells[part][name] = {**cell, "load": round(os.getloadavg()[1], 1)}
+        cells.setdefault(part, {})[name] = {**cell, "load": round(os.getloadavg()[1], 1)}
         print(name, cells[part][name], flush=True)
         write_json(RESULTS, cells)
 
@@ -185,11 +211,22 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         write_source(folder / "source", items, items, False, dim)
         repo = create_repo(folder / "repo", str(folder / "source")).path
+        if asked.part == "shards":
+            for name in ("tables", "fit"):
+                in_a_process(command, name, repo)
+            for text in ("1/1", "1/2", "2/2"):
+                keep("shards", f"{items} x {dim}, shard {text}", in_a_process(shard, repo, text, dim))
+            continue
         costs: dict[str, Any] = {}
         for name in COMMANDS:
             costs[name] = in_a_process(command, name, repo)
             keep("commands", f"{items} x {dim}", costs)  # a long run leaves what it measured
         shutil.rmtree(folder)
+
+    if asked.part == "shards":
+        for rows in (asked.rows // 4, asked.rows):
+            keep("shards", f"blocks of 65536, {rows} x {dim}", in_a_process(blocks, rows, dim, 65_536))
+            shutil.rmtree(asked.work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ class CodebookParts(Section):
 
     @property
     def needs_pairs(self) -> bool:
+        """Whether a part of the codebook learns from pairs of items."""
+        return self.parts_need_pairs
+
+    @property
+    def parts_need_pairs(self) -> bool:
         """Whether the encoder or the quantizer learns from pairs of items; neither is instantiated.
 
         Raises

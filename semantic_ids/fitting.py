@@ -15,10 +15,11 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.code_stats import STATS, CodeStatsSpec, chosen_stats
 from semantic_ids.codebook import Codebook
 from semantic_ids.codebook_parts import CodebookParts, make_encoder, make_quantizer
-from semantic_ids.encoders import ENCODER_NAMES, ContentEncoder, Encoder
+from semantic_ids.encoders import ENCODER_NAMES, Encoder
+from semantic_ids.fit_pairs import known_at, pairs_of_fit, refuse_without_pairs
 from semantic_ids.neighbour_lists import NEIGHBOURS, NeighbourSpec
 from semantic_ids.neighbour_table import co_clicks, lists_of
-from semantic_ids.pairs.known_items import KnownItems, known_items, pairs_among
+from semantic_ids.pairs.known_items import KnownItems
 from semantic_ids.pairs.mining import ItemPairs, PairSpec
 from semantic_ids.quality.code_metrics import code_quality
 from semantic_ids.quality.floors import Floors, check_floors
@@ -27,12 +28,12 @@ from semantic_ids.quantizers.sizes import byte_size, default_sizes
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Floats
 from sidkit.core.artifact import read_manifest
-from sidkit.core.clock import iso
 from sidkit.core.errors import ArtifactCorruptError, ArtifactError, FitError, LifeCycleError, TooFewPairsError
 from sidkit.core.extras import require
 from sidkit.core.files import remove
 from sidkit.core.integrity import say_discarded
 from sidkit.core.repo import Repo
+from sidkit.core.shards import ShardedWork
 from sidkit.tables import read_build
 from sidkit.tables.builder import refuse_settings_of_artifacts
 
@@ -86,7 +87,9 @@ class CodebookSpec(CodebookParts):
         return dumped
 
 
-def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None) -> CodebookRecord:
+def fit(
+    repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None, work: ShardedWork | None = None
+) -> CodebookRecord:
     """Fit a codebook on the items known at ``fit_end_us``.
 
     If the spec learns from item pairs but the log yields too few, it falls back to the ``content`` encoder and the
@@ -104,9 +107,17 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
     fit_end_us : int, optional
         The cut-off, microseconds UTC: only content and clicks available by then are used. Evaluation may start here.
         Default: the as-of time of the tables.
+    work : ShardedWork, optional
+        Mine pairs in shards (:mod:`semantic_ids.fit_pairs`); the codebook is that of one process.
 
     Raises
     ------
+    ConfigError
+        When pairs are to be mined in shards, but the spec learns from none.
+    ProcessesError
+        When the worker of a shard failed, or a shard was made from other inputs.
+    ArtifactError
+        When a shard is missing or damaged.
     MissingExtraError
         When an optional package is not installed.
     FitError
@@ -120,24 +131,18 @@ def fit(repo: Repo, name: str, spec: CodebookSpec, fit_end_us: int | None = None
     require(*codebook_modules(spec), purpose="this codebook", extra="codes")
     build = read_build(repo)
     refuse_settings_of_artifacts(repo)
-    if fit_end_us is None:
-        fit_end_us = int(build["as_of_us"])
-    if fit_end_us > build["as_of_us"]:
-        raise FitError(
-            f"the cut-off {iso(fit_end_us)} is later than the feature tables ({iso(build['as_of_us'])}); rebuild the "
-            "tables with a later --as-of, or choose an earlier cut-off"
-        )
     if not repo.settings.source.modalities and spec != without_codes(spec):
         raise FitError(
             "expected vectors to fit codes on, got a source without any (source.modalities = []); compute them with "
             "`sidkit data embed`, and create a new repository for the data with `sidkit init`"
         )
     catalog = Catalog.open(repo)
-    known = known_items(repo, fit_end_us)
-    if len(known) == 0:
-        raise FitError(f"no item with content was known at {iso(fit_end_us)}; choose a later cut-off")
+    if work is not None:
+        refuse_without_pairs(spec)
+    fit_end_us, known = known_at(repo, fit_end_us)
     encoder, quantizer = build_models(spec, len(known), distinct=known.content.distinct())
-    pairs = _pairs(repo, known, fit_end_us, spec, encoder, quantizer)
+    learns = encoder.needs_pairs or quantizer.needs_pairs
+    pairs = pairs_of_fit(repo, name, known, fit_end_us, spec.pairs, work) if learns else None
     clicked = co_clicks(repo, known, fit_end_us, spec.neighbours, spec.pairs)
     describe = {
         "fit_start_us": known.first_us,
@@ -251,15 +256,6 @@ def build_models(spec: CodebookSpec, items: int, distinct: int | None = None) ->
         sizes = (byte_size(items if distinct is None else distinct),) * spec.item_bytes
     arguments = {"sizes": sizes, "force": spec.force or spec.item_bytes is not None, **spec.quantizer_arguments}
     return encoder, make_quantizer(spec.quantizer, arguments)
-
-
-def _pairs(
-    repo: Repo, known: KnownItems, fit_end_us: int, spec: CodebookSpec, encoder: Encoder, quantizer: Quantizer
-) -> ItemPairs | None:
-    if not (encoder.needs_pairs or quantizer.needs_pairs):
-        return None
-    vectors = ContentEncoder().fit(known.content).encode(known.content)
-    return pairs_among(repo, known, vectors, fit_end_us, spec.pairs)
 
 
 def _already_fitted(repo: Repo, catalog: Catalog, name: str, describe: Mapping[str, Any]) -> CodebookRecord | None:

@@ -1,4 +1,5 @@
 -- clicks: the positives that pairs are mined from; users and items are integers in the order of their ids.
+-- users:  the numbers of their ids.
 -- engaged: distinct (user, item) clicks for Swing: the newest items of each user, and of those the newest users per item.
 --
 -- Reads   events(user_id, item_id, ts_us): positives that became known within (start, end]
@@ -11,8 +12,6 @@ FROM (SELECT DISTINCT user_id FROM events SEMI JOIN listed USING (item_id));
 CREATE TEMP TABLE clicks AS
 SELECT who, item, ts_us
 FROM events INNER JOIN listed USING (item_id) INNER JOIN users USING (user_id);
-
-DROP TABLE users;
 
 CREATE TEMP TABLE engaged AS
 WITH once AS (

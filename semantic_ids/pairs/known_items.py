@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.pairs.backtest import backtest_split, cut_before_newest
+from semantic_ids.pairs.backtest import Mine, backtest_split, cut_before_newest
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
 from sidkit.core.arrays import Floats
 from sidkit.core.engine import connection, literal, quoted
@@ -52,7 +52,13 @@ def known_items(repo: Repo, at_us: int) -> KnownItems:
 
 
 def pairs_among(
-    repo: Repo, known: KnownItems, vectors: Floats, end_us: int, spec: PairSpec, start_us: int | None = None
+    repo: Repo,
+    known: KnownItems,
+    vectors: Floats,
+    end_us: int,
+    spec: PairSpec,
+    start_us: int | None = None,
+    mined: Mine | None = None,
 ) -> ItemPairs:
     """Mine pairs among these items from clicks that became available in ``(start_us, end_us]``; indices refer to ``known``.
 
@@ -70,15 +76,18 @@ def pairs_among(
         The window, microseconds UTC; without a start, all clicks up to the end are used.
     spec : PairSpec
         Sources and caps.
+    mined : callable, optional
+        Gives pairs that were mined before, in shards (:class:`semantic_ids.pairs.shards.PairShards`).
     """
     log, engine, spill = read_log(repo).parts, repo.settings.engine, repo.data / "tmp" / "duckdb"
     delay_us = repo.settings.time.delay_us
 
-    def mine(pair_spec: PairSpec, end: int, start: int | None) -> ItemPairs:
+    def mine_now(pair_spec: PairSpec, end: int, start: int | None) -> ItemPairs:
         return mine_pairs(
             log, list(known.ids), vectors, end, pair_spec, delay_us=delay_us, engine=engine, spill=spill, start_us=start
         )
 
+    mine = mined or mine_now
     pairs = mine(spec, end_us, start_us)
     if not spec.rehearsal or start_us is not None:
         return pairs

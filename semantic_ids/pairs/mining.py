@@ -15,19 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from semantic_ids.pairs.sources import clicks_of, fill_scores, merged, shares, top_scores, trigger_counts
 from sidkit.core.arrays import Doubles, Ints
 from sidkit.core.clock import iso
 from sidkit.core.config import EngineSettings
 from sidkit.core.engine import connection, literal, set_variables, working_on
 from sidkit.core.errors import FitError, TimeError
 from sidkit.core.section import Section
+from sidkit.core.shards import Shard
 
 Source = Literal["user_to_item", "swing"]
 
 _SQL = Path(__file__).parent
-_BATCH_ROWS = 500_000
-_TARGETS_AT_ONCE = 2048
-_USER_PAIRS_AT_ONCE = 2**23
 _LONG_AGO_US = -(2**62)
 
 
@@ -180,32 +179,44 @@ def mine_pairs(
         raise TimeError(
             f"the window ({iso(start_us)}, {iso(end_us)}] of the pairs is empty; choose an end later than its start"
         )
-    ids, order = _in_id_order(item_ids)
-    unit = _unit_vectors(vectors, len(ids))[order]
+    ids, order = in_id_order(item_ids)
+    unit = unit_vectors(vectors, len(ids))[order]
     if not len(log):
         raise FitError("the log has no files; ingest it first and pass read_log(repo).parts")
     with connection(engine, spill) as opened:
-        _prepare(opened, log, ids, end_us, start_us if start_us is not None else _LONG_AGO_US, delay_us, spec)
-        clicks = _clicks(opened, len(ids))
+        prepare(opened, log, ids, end_us, start_us, delay_us, spec)
+        clicks = clicks_of(opened, len(ids))
         mined = []
         if "user_to_item" in spec.sources:
-            mined.append(_user_to_item(opened, unit, spec))
+            keys, counts = trigger_counts(opened, unit, spec.history_length)
+            mined.append((keys, shares(keys // len(ids), counts)))
         opened.execute("DROP TABLE clicks")
         if "swing" in spec.sources:
-            mined.append(_swing(opened, spec, len(ids)))
-    keys, weights = _merged(mined, len(ids), spec.pairs_per_target)
-    by_row = np.zeros(len(ids), dtype=np.int64)
+            fill_scores(opened)
+            mined.append(top_scores(opened, len(ids), spec.swing_top))
+    return pairs_of(mined, order, clicks, spec, end_us)
+
+
+def pairs_of(
+    mined: Sequence[tuple[Ints, Doubles]], order: Ints, clicks: Ints, spec: PairSpec, end_us: int
+) -> ItemPairs:
+    """The heaviest pairs of each target, from all sources: keys and weights by id, as in :mod:`semantic_ids.pairs.sources`.
+
+    ``order`` ``int64 [items]`` has the row of each id, and ``clicks`` ``int64 [items]`` those of each id.
+    """
+    keys, weights = merged(mined, len(order), spec.pairs_per_target)
+    by_row = np.zeros(len(order), dtype=np.int64)
     by_row[order] = clicks
     return ItemPairs(
-        trigger=order[keys % len(ids)] if len(keys) else keys,
-        target=order[keys // len(ids)] if len(keys) else keys,
+        trigger=order[keys % len(order)] if len(keys) else keys,
+        target=order[keys // len(order)] if len(keys) else keys,
         weight=weights.astype(np.float32),
         clicks=by_row,
         end_us=end_us,
     )
 
 
-def _in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
+def in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
     """The ids sorted by their bytes, and the row of each, so that ties broken by id do not depend on the row order."""
     ids = pa.array(item_ids, pa.string())
     if ids.null_count or len(ids) != pc.count_distinct(ids).as_py():
@@ -217,7 +228,14 @@ def _in_id_order(item_ids: Sequence[str]) -> tuple[pa.Array, Ints]:
     return ids.take(pa.array(order)), order
 
 
-def _unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[np.float32]:
+def unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[np.float32]:
+    """Vectors of length 1, ``float32 [items, dim]``; a zero vector stays one.
+
+    Raises
+    ------
+    FitError
+        When they have another shape, or are not finite.
+    """
     if vectors.ndim != 2 or len(vectors) != items:
         raise FitError(f"expected vectors of shape ({items}, dim) for {items} items, got {vectors.shape}")
     if not np.isfinite(vectors).all():
@@ -230,16 +248,18 @@ def _unit_vectors(vectors: npt.NDArray[np.float32], items: int) -> npt.NDArray[n
 
 
 @working_on("mining pairs of items")
-def _prepare(
+def prepare(
     opened: duckdb.DuckDBPyConnection,
     log: Sequence[Path],
     ids: pa.Array,
     end_us: int,
-    start_us: int,
+    start_us: int | None,
     delay_us: int,
     spec: PairSpec,
+    shard: Shard | None = None,
 ) -> None:
-    """Create the temporary tables ``clicks`` and ``engaged``."""
+    """Create the tables ``clicks``, ``engaged`` and ``mined`` (the users of the shard, by default all) of sorted ``ids``."""
+    start_us = start_us if start_us is not None else _LONG_AGO_US
     set_variables(
         opened,
         {
@@ -258,112 +278,5 @@ def _prepare(
     listed = pa.table({"item_id": ids, "item": pa.array(np.arange(len(ids), dtype=np.int32))})
     opened.register("listed", listed)
     opened.execute((_SQL / "clicks.sql").read_text(encoding="utf-8"))
-
-
-def _clicks(opened: duckdb.DuckDBPyConnection, items: int) -> Ints:
-    counted = opened.execute("SELECT item, count(*) AS clicks FROM clicks GROUP BY item").fetchnumpy()
-    clicks = np.zeros(items, dtype=np.int64)
-    clicks[np.asarray(counted["item"])] = np.asarray(counted["clicks"])
-    return clicks
-
-
-def _user_to_item(
-    opened: duckdb.DuckDBPyConnection, unit: npt.NDArray[np.float32], spec: PairSpec
-) -> tuple[Ints, Doubles]:
-    """Pair keys (target * items + trigger), ascending, and each trigger's share of the target's clicks."""
-    query = (_SQL / "user_to_item.sql").read_text(encoding="utf-8")
-    rest, keys = None, []
-    for batch in opened.execute(query).to_arrow_reader(_BATCH_ROWS):
-        rows = {name: np.asarray(batch.column(name)) for name in ("who", "item", "place", "earlier")}
-        rows["chosen"] = batch.column("chosen").to_numpy(zero_copy_only=False)
-        if rest is not None:
-            rows = {name: np.concatenate([rest[name], column]) for name, column in rows.items()}
-        complete = int(np.searchsorted(rows["who"], rows["who"][-1]))  # the last user may continue in the next batch
-        rest = {name: column[complete:] for name, column in rows.items()}
-        keys.append(
-            _best_triggers({name: column[:complete] for name, column in rows.items()}, unit, spec.history_length)
-        )
-    if rest is not None:
-        keys.append(_best_triggers(rest, unit, spec.history_length))
-    key, count = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *keys]), return_counts=True)
-    return key, _shares(key // len(unit), count)
-
-
-def _best_triggers(rows: dict[str, npt.NDArray[np.int32]], unit: npt.NDArray[np.float32], length: int) -> Ints:
-    """One key per chosen click that has an earlier click on another item in its history."""
-    item = rows["item"].astype(np.int64)
-    chosen = np.flatnonzero(rows["chosen"])
-    earlier = rows["earlier"][chosen].astype(np.int64)
-    newest = chosen - rows["place"][chosen] + earlier
-    keys = [np.zeros(0, dtype=np.int64)]
-    back = np.arange(length)
-    for start in range(0, len(chosen), _TARGETS_AT_ONCE):
-        part = slice(start, start + _TARGETS_AT_ONCE)
-        target = item[chosen[part]]
-        valid = back < earlier[part, None]
-        trigger = item[np.where(valid, newest[part, None] - back, 0)]  # [targets, history], newest first
-        valid &= trigger != target[:, None]
-        # Not BLAS: its rounding depends on the number of targets per call.
-        cosine = np.einsum("thd,td->th", unit[trigger], unit[target])
-        cosine[~valid] = -np.inf
-        best = trigger[np.arange(len(target)), cosine.argmax(axis=1)]  # argmax takes the first of equals: the newest
-        keys.append((target * len(unit) + best)[valid.any(axis=1)])
-    return np.concatenate(keys)
-
-
-@working_on("mining pairs of items")
-def _swing(opened: duckdb.DuckDBPyConnection, spec: PairSpec, items: int) -> tuple[Ints, Doubles]:
-    """Pair keys (target * items + trigger) and each trigger's share of the target's top scores."""
-    pairs = opened.execute(
-        "SELECT sum(n * (n - 1) // 2) FROM (SELECT count(*) AS n FROM engaged GROUP BY item)"
-    ).fetchone()
-    buckets = 1 + int((pairs and pairs[0]) or 0) // _USER_PAIRS_AT_ONCE
-    query = (_SQL / "swing.sql").read_text(encoding="utf-8")
-    opened.execute("CREATE TEMP TABLE scores (first_item INTEGER, second_item INTEGER, score BIGINT)")
-    for bucket in range(buckets):
-        set_variables(opened, {"bucket": bucket, "buckets": buckets})
-        opened.execute(f"INSERT INTO scores {query}")
-    top = opened.execute(
-        """
-        WITH total AS (
-            SELECT first_item, second_item, CAST(sum(score) AS BIGINT) AS score FROM scores GROUP BY ALL
-        ),
-        directed AS (
-            SELECT first_item AS target, second_item AS trig, score FROM total
-            UNION ALL
-            SELECT second_item AS target, first_item AS trig, score FROM total
-        )
-        SELECT CAST(target AS BIGINT) * $items + trig AS key, score FROM directed
-        QUALIFY row_number() OVER (PARTITION BY target ORDER BY score DESC, trig) <= $top
-        ORDER BY key
-        """,
-        {"items": items, "top": spec.swing_top},
-    ).fetchnumpy()
-    key = np.asarray(top["key"], dtype=np.int64)
-    return key, _shares(key // items, np.asarray(top["score"], dtype=np.int64))
-
-
-def _shares(target: Ints, amount: Ints) -> Doubles:
-    """Each amount divided by the total of its target; targets are ascending."""
-    if not len(target):
-        return np.zeros(0)
-    starts = np.flatnonzero(np.diff(target, prepend=-1))
-    totals = np.add.reduceat(amount, starts)
-    share: Doubles = amount / np.repeat(totals, np.diff(starts, append=len(target)))
-    return share
-
-
-def _merged(sources: Sequence[tuple[Ints, Doubles]], items: int, per_target: int) -> tuple[Ints, Doubles]:
-    """Add the weights of all sources and keep each target's heaviest pairs, sorted by target, weight and trigger."""
-    keys, inverse = np.unique(np.concatenate([key for key, _ in sources]), return_inverse=True)
-    weights = np.zeros(len(keys))
-    np.add.at(weights, inverse, np.concatenate([weight for _, weight in sources]))
-    if not len(keys):
-        return keys, weights
-    target = keys // items
-    order = np.lexsort((keys, -weights, target))
-    ranked = target[order]
-    starts = np.flatnonzero(np.diff(ranked, prepend=-1))
-    nth = np.arange(len(ranked)) - np.repeat(starts, np.diff(starts, append=len(ranked)))
-    heaviest = order[nth < per_target]
-    return keys[heaviest], weights[heaviest]
+    users = "true" if shard is None else shard.sql("user_id")
+    opened.execute(f"CREATE TEMP TABLE mined AS SELECT who FROM users WHERE {users}; DROP TABLE users")

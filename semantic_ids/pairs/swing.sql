@@ -1,11 +1,11 @@
 -- Swing for the user pairs of one bucket: score(i, j) = sum over users u, v who both have i and j of
 -- 1 / (alpha + |I_u & I_v|), in units of 2^-32 rounded down: integer sums do not depend on their order.
 --
--- Reads   engaged(who, item), variables bucket, buckets, alpha
+-- Reads   engaged(who, item), first_users(who, item): those of the first users of pairs; variables bucket, buckets, alpha
 -- Yields  one row per pair of items shared by a user pair of the bucket, with first < second
 WITH common AS MATERIALIZED (
     SELECT a.who AS u, b.who AS v, a.item
-    FROM engaged AS a INNER JOIN engaged AS b ON a.item = b.item AND a.who < b.who
+    FROM first_users AS a INNER JOIN engaged AS b ON a.item = b.item AND a.who < b.who
     WHERE a.who % getvariable('buckets') = getvariable('bucket')
 ),
 overlap AS (  -- users who share only one item contribute no item pair

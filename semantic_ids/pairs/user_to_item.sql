@@ -4,7 +4,7 @@
 -- earlier  number of strictly earlier clicks of the user: places 1 to earlier are the history of this click
 -- chosen   whether it is among the newest clicks of its item that have a history, which bounds the cost per item
 --
--- Reads   clicks(who, item, ts_us), variable targets_per_item
+-- Reads   clicks(who, item, ts_us), mined(who): the users whose clicks are returned; variable targets_per_item
 WITH ordered AS (
     SELECT
         who, item, ts_us,
@@ -18,4 +18,5 @@ SELECT
         PARTITION BY item, earlier > 0 ORDER BY ts_us DESC, who
     ) <= getvariable('targets_per_item') AS chosen
 FROM ordered
+QUALIFY who IN (SELECT who FROM mined)
 ORDER BY who, place

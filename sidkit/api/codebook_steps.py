@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidkit.api.base import ProjectBase, warn
 from sidkit.api.codebooks import ProjectCodebook
-from sidkit.core.clock import Moment, moment_us
+from sidkit.core.clock import Moment, iso, moment_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,14 @@ class CodebookSteps(ProjectBase):
         return ProjectCodebook(self.repo, name)
 
     def fit(
-        self, name: str, preset: str = "rqkmeans", *, fit_end: Moment | None = None, force: bool = False
+        self,
+        name: str,
+        preset: str = "rqkmeans",
+        *,
+        fit_end: Moment | None = None,
+        force: bool = False,
+        shards: int | None = None,
+        merge: bool = False,
     ) -> CodebookRecord:
         """Fit a codebook on the items known at a point in time.
 
@@ -50,11 +57,15 @@ class CodebookSteps(ProjectBase):
             Use only items and clicks known by this time; default: the as-of time of the tables.
         force : bool
             Fit even with fewer than 20 items per code.
+        shards : int, optional
+            Mine the pairs of items in so many shards, each in a process of its own; the codebook does not depend on it.
+        merge : bool
+            Only put together shards that workers have made with :meth:`mine_shard`.
 
         Raises
         ------
         ConfigError
-            When the name or the preset is invalid.
+            When the name or the preset is invalid, or there are shards but the preset learns from no pairs.
         FitError
             When the items are too few.
         LifeCycleError
@@ -63,16 +74,61 @@ class CodebookSteps(ProjectBase):
         from semantic_ids import lifecycle
         from sidkit.core.artifact import read_manifest
         from sidkit.core.config import load_section
+        from sidkit.core.files import remove
         from sidkit.core.names import check_codebook_name
+        from sidkit.core.shards import ShardedWork
         from sidkit.presets import preset_path
 
         check_codebook_name(name)
         spec = load_section(lifecycle.CodebookSpec, preset_path(preset), "codebook").model_copy(update={"force": force})
+        fit_end_us = None if fit_end is None else moment_us(fit_end)
+        work = ShardedWork.stated(shards, merge, self._mine_command(name, preset, fit_end_us))
         with self.repo.locked():
-            record = lifecycle.fit(self.repo, name, spec, None if fit_end is None else moment_us(fit_end))
+            record = lifecycle.fit(self.repo, name, spec, fit_end_us, work)
+            if work is not None:
+                remove(self.repo.data / "shards" / f"pairs-{name}")
         if reason := read_manifest(self.repo.codebooks / name, verify=False).get("fallback"):
             warn(f"fell back to the encoder 'content', which uses no behaviour: {reason}")
         return record
+
+    def mine_shard(self, name: str, shard: str, preset: str = "rqkmeans", *, fit_end: Moment | None = None) -> bool:
+        """Mine the pairs of one shard of users, for :meth:`fit` with ``merge`` and the same arguments; takes no lock.
+
+        Parameters
+        ----------
+        name : str
+            The codebook to be fitted.
+        shard : str
+            ``K/N``: shard K of N, from 1.
+        preset, fit_end
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        bool
+            Whether it was mined; False if the shard was finished before.
+
+        Raises
+        ------
+        ConfigError
+            When the preset learns from no pairs.
+        """
+        from semantic_ids.fit_pairs import mine_shard
+        from semantic_ids.fitting import CodebookSpec
+        from sidkit.core.config import load_section
+        from sidkit.core.names import check_codebook_name
+        from sidkit.core.shards import Shard
+        from sidkit.presets import preset_path
+
+        check_codebook_name(name)
+        spec = load_section(CodebookSpec, preset_path(preset), "codebook")
+        end_us = None if fit_end is None else moment_us(fit_end)
+        command = self._mine_command(name, preset, end_us)
+        return mine_shard(self.repo, name, spec, spec.pairs, Shard.parse(shard), end_us, command)
+
+    def _mine_command(self, name: str, preset: str, fit_end_us: int | None) -> list[str]:
+        until = [] if fit_end_us is None else ["--fit-end", iso(fit_end_us)]
+        return ["codebooks", "pairs", name, "--preset", preset, *until, "--repo", str(self.repo.path)]
 
     def publish(self, name: str, *, shards: int | None = None, merge: bool = False) -> RefreshReport:
         """Assign codes to all items, register the feature view and its services, and fill the online store.

@@ -108,7 +108,15 @@ class DataSteps(ProjectBase):
 
         return convert_source(self.settings.source.url, out, repo=self.path)
 
-    def build(self, as_of: Moment | None = None, *, rebuild: bool = False, allow_future: bool = False) -> BuildReport:
+    def build(
+        self,
+        as_of: Moment | None = None,
+        *,
+        rebuild: bool = False,
+        allow_future: bool = False,
+        shards: int | None = None,
+        merge: bool = False,
+    ) -> BuildReport:
         """Update the feature tables to a point in time; only rows due since the last build are computed.
 
         Parameters
@@ -119,16 +127,52 @@ class DataSteps(ProjectBase):
             Discard the previous build and start over.
         allow_future : bool
             Accept a time in the future, for simulated logs.
+        shards : int, optional
+            Compute the rows in so many shards, each in a process of its own; the tables do not depend on it.
+        merge : bool
+            Only put together shards that workers have made with :meth:`build_shard` for the same ``as_of``.
 
         Raises
         ------
         TimeError
             When the time has no zone or is in the future.
+        ConfigError
+            When the tables are built by Spark, or shards are to be put together without a time.
+        ArtifactError
+            When a shard is missing or damaged.
+        ProcessesError
+            When a worker failed, or a shard was made from other inputs.
         """
+        from sidkit.core.shards import ShardedWork
         from sidkit.tables import build_tables
 
+        if merge and as_of is None:
+            raise ConfigError("expected the --as-of of the shards to put them together, got none; state it")
+        work = ShardedWork.stated(shards, merge)
         with self.repo.locked():
-            return build_tables(self.repo, moment_us(as_of), rebuild=rebuild, allow_future=allow_future)
+            return build_tables(self.repo, moment_us(as_of), rebuild=rebuild, allow_future=allow_future, work=work)
+
+    def build_shard(
+        self, as_of: Moment, shard: str, *, rebuild: bool = False, allow_future: bool = False
+    ) -> dict[str, int] | None:
+        """Compute the rows of one shard of users and items, for :meth:`build` with ``merge``; takes no lock.
+
+        Parameters
+        ----------
+        as_of, rebuild, allow_future
+            As for :meth:`build`; the same in all shards.
+        shard : str
+            ``K/N``: shard K of N, from 1.
+
+        Returns
+        -------
+        dict or None
+            Rows per table; None if the shard was finished before, or the tables are of that time already.
+        """
+        from sidkit.core.shards import Shard
+        from sidkit.tables.builder import build_shard
+
+        return build_shard(self.repo, moment_us(as_of), Shard.parse(shard), rebuild=rebuild, allow_future=allow_future)
 
     def write_rows(
         self,

@@ -41,16 +41,42 @@ def fit(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fit even with fewer than 20 items per code.")] = False,
+    shards: ShardsOption = None,
+    merge: MergeOption = False,
 ) -> None:
-    """Fit a codebook on the items known at a point in time."""
+    """Fit a codebook on the items known at a point in time.
+
+    With --shards, the pairs of items that a preset such as saviorrec learns from are mined in shards.
+    """
     import sidkit
     from sidkit.core.names import check_codebook_name
 
     check_codebook_name(name)
     project = sidkit.open(repo)
-    record = project.fit(name, preset, fit_end=fit_end, force=force)
+    record = project.fit(name, preset, fit_end=fit_end, force=force, shards=shards, merge=merge)
     if not VERBOSITY.quiet:
         _show(record, project.repo.codebooks / name)
+
+
+@codebooks_app.command("pairs")
+def pairs(
+    name: Name,
+    shard: ShardOption,
+    repo: RepoOption = Path(),
+    preset: Annotated[str, typer.Option(help="The preset of the fit.")] = "saviorrec",
+    fit_end: Annotated[
+        str | None,
+        typer.Option(help="The cut-off of the fit, ISO-8601 with a time zone. Default: the tables' as-of time."),
+    ] = None,
+) -> None:
+    """Mine the pairs of one shard of users, for a fit.
+
+    Fit with the same options, --shards N and --merge puts the N shards together. Takes no lock: several workers can run.
+    """
+    import sidkit
+
+    mined = sidkit.open(repo).mine_shard(name, shard, preset, fit_end=fit_end)
+    say(f"{name}: shard {shard} " + ("mined" if mined else "was finished before"))
 
 
 @codebooks_app.command("publish")

@@ -13,8 +13,11 @@ from sidkit.cli.options import (
     AllowFutureOption,
     AsOfOption,
     JsonOption,
+    MergeOption,
     RepoOption,
     SettingsOption,
+    ShardOption,
+    ShardsOption,
     data_app,
     tables_app,
 )
@@ -201,6 +204,8 @@ def build(
     as_of: AsOfOption = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Discard the previous build and start over.")] = False,
     allow_future: AllowFutureOption = False,
+    shards: ShardsOption = None,
+    merge: MergeOption = False,
 ) -> None:
     """Update the feature tables to a point in time.
 
@@ -209,7 +214,7 @@ def build(
     import sidkit
     from sidkit.core.clock import iso
 
-    report = sidkit.open(repo).build(as_of, rebuild=rebuild, allow_future=allow_future)
+    report = sidkit.open(repo).build(as_of, rebuild=rebuild, allow_future=allow_future, shards=shards, merge=merge)
     if report.restarted:
         say(report.restarted)
     for note in report.notes:
@@ -219,6 +224,27 @@ def build(
     for name, new_rows in report.code_rows.items():
         say(f"{name}: {new_rows:,} new rows")
     say(f"as of {iso(report.as_of_us)}")
+
+
+@tables_app.command("shard")
+def shard_(
+    shard: ShardOption,
+    as_of: Annotated[str, typer.Option("--as-of", help="The --as-of of the build, ISO-8601 with a time zone.")],
+    repo: RepoOption = Path(),
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="For a build with --rebuild.")] = False,
+    allow_future: AllowFutureOption = False,
+) -> None:
+    """Compute the rows of one shard of users and items, for a build.
+
+    Build with the same options, --shards N and --merge puts the N shards together. Takes no lock: several workers can run.
+    """
+    import sidkit
+
+    rows = sidkit.open(repo).build_shard(as_of, shard, rebuild=rebuild, allow_future=allow_future)
+    if rows is None:
+        say(f"shard {shard} was finished before, or the tables are of that time already")
+    else:
+        say(f"shard {shard}: " + ", ".join(f"{name} {count:,} rows" for name, count in rows.items()))
 
 
 @tables_app.command("rows")

@@ -242,6 +242,8 @@ class ShardedWork:
     """Number of shards."""
     merge: bool = False
     """Only put together what workers elsewhere have made; otherwise, processes of this machine make what is missing."""
+    command: tuple[str, ...] = ()
+    """Arguments of ``sidkit`` that make a shard, where the work itself does not know them."""
 
     def folders(self, shards: Shards) -> list[Path]:
         """The folders of all shards.
@@ -256,8 +258,8 @@ class ShardedWork:
         return shards.read()
 
     @classmethod
-    def stated(cls, shards: int | None, merge: bool) -> ShardedWork | None:
-        """The options ``--shards`` and ``--merge``; None without shards.
+    def stated(cls, shards: int | None, merge: bool, command: Sequence[str] = ()) -> ShardedWork | None:
+        """The options ``--shards`` and ``--merge``, and the command that makes a shard; None without shards.
 
         Raises
         ------
@@ -269,4 +271,4 @@ class ShardedWork:
                 raise ConfigError("expected --shards N with --merge, got --merge alone; pass the number of shards")
             return None
         check_shards(shards)
-        return cls(shards, merge)
+        return cls(shards, merge, tuple(command))

@@ -13,16 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import literal, quoted, set_variables, working_on
-from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, SettingsChangedError, TimeError
-from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID, FeatureSettings
+from sidkit.core.engine import literal, quoted, working_on
+from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, SettingsChangedError, TimeError
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
 from sidkit.core.repo import Repo
-from sidkit.core.sql_connection import SqlConnection, columns_of
-from sidkit.tables.affinity import EVENTS, NEW_EVENTS, affinity_tables, has_late_rows, read_valued_events, rows_query
+from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
+from sidkit.core.sql_connection import SqlConnection
+from sidkit.tables.affinity import affinity_tables, has_late_rows, read_valued_events
 from sidkit.tables.attributes import (
     ATTRIBUTE_TABLES,
     changes_of,
@@ -33,21 +36,18 @@ from sidkit.tables.attributes import (
 )
 from sidkit.tables.code_stats import follow_tables
 from sidkit.tables.content import read_content
-from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
+from sidkit.tables.counts import read_events
 from sidkit.tables.day_partitions import write_days
 from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
-from sidkit.tables.versions import merge_versions, with_columns_of
+from sidkit.tables.rows import NO_FEATURES, merged_query, set_times
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
 """Tables computed from the log alone, besides those of ``[features]``; ``item_sid_<codebook>`` comes from a codebook."""
 
 _MANIFEST = "manifest.json"
-_SQL = Path(__file__).parent
-_NO_FEATURES = FeatureSettings().table_settings
-"""Attributes of tables that an older release built."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,25 @@ class BuildReport:
     """New rows per table of statistics of codes."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a build starts from: ``before`` is the manifest that it extends, None for a build from scratch."""
+
+    log: Log
+    before: dict[str, Any] | None
+    noted: dict[str, Any]
+    unchanged: bool
+    restarted: str
+
+
 def build_tables(
-    repo: Repo, as_of_us: int, *, rebuild: bool = False, allow_future: bool = False, now_us: int | None = None
+    repo: Repo,
+    as_of_us: int,
+    *,
+    rebuild: bool = False,
+    allow_future: bool = False,
+    now_us: int | None = None,
+    work: ShardedWork | None = None,
 ) -> BuildReport:
     """Build or extend the feature tables.
 
@@ -87,6 +104,8 @@ def build_tables(
     now_us : int, optional
         Current time, microseconds UTC. A previous build with a later as-of time was made with a wrong clock and is
         discarded.
+    work : ShardedWork, optional
+        Compute the rows of ``TABLES`` in shards (:func:`build_shard`); the tables are those of one process.
 
     Raises
     ------
@@ -95,9 +114,84 @@ def build_tables(
     SettingsChangedError
         When the previous build, or an artefact made from it, had other settings.
     ArtifactMissingError
-        When there is no log.
+        When there is no log, or a shard is missing.
+    ProcessesError
+        When the worker of a shard failed, or a shard was made from other inputs.
     """
     now = present_us() if now_us is None else now_us
+    plan = _plan(repo, as_of_us, now, rebuild=rebuild, allow_future=allow_future)
+    if plan.before is not None and plan.unchanged:
+        rows = plan.before["rows"]
+        remove_undefined(repo.tables, rows)  # a killed build may have left some
+        code_rows, code_notes = follow_tables(repo, plan.before)
+        write_days(repo)
+        return BuildReport(as_of_us, rows, dict.fromkeys(rows, 0), True, notes=code_notes, code_rows=code_rows)
+    report = _build(repo, plan, as_of_us, now, work)
+    return replace(report, restarted=plan.restarted)
+
+
+def build_shard(
+    repo: Repo, as_of_us: int, shard: Shard, *, rebuild: bool = False, allow_future: bool = False
+) -> dict[str, int] | None:
+    """Compute the rows of ``TABLES`` of some users and items, for a build of the same time; the lock is not needed.
+
+    Parameters
+    ----------
+    repo, as_of_us, rebuild, allow_future
+        See :func:`build_tables`.
+    shard : Shard
+        The keys whose rows are computed.
+
+    Returns
+    -------
+    dict or None
+        Rows per table; None if the shard was finished before, or the tables are of that time already.
+    """
+    plan = _plan(repo, as_of_us, present_us(), rebuild=rebuild, allow_future=allow_future)
+    if plan.unchanged:
+        return None
+    shards = _shards(repo, plan, as_of_us, shard.of)
+    rows: dict[str, int] = {}
+
+    def write(folder: Path) -> None:
+        with table_connection(repo) as opened:
+            set_times(opened, repo, as_of_us)
+            read_content(opened, plan.log, plan.noted["settings"]["source.modalities"])
+            for name in TABLES:
+                (key,) = key_columns(name)
+                read_events(opened, plan.log, plan.before, shard.sql(key))
+                merged = merged_query(opened, repo, name, plan.before, plan.noted["settings"])
+                path = folder / f"{name}.parquet"
+                with working_on(f"building the table {name}"):
+                    opened.execute(
+                        f"COPY (SELECT * FROM ({merged}) WHERE {shard.sql(key)}) TO {literal(path)} "
+                        "(FORMAT parquet, COMPRESSION zstd)"
+                    )
+                rows[name] = pq.read_metadata(path).num_rows
+
+    return rows if shards.make(shard.number, write) else None
+
+
+def _shards(repo: Repo, plan: _Plan, as_of_us: int, of: int) -> Shards:
+    """The shards in which the rows of a build are computed."""
+    check_shards(of)
+    if repo.settings.engine.tables == "spark":
+        raise ConfigError(
+            'expected tables = "duckdb" in [engine] of sidkit.toml to build in shards, got "spark", which splits the work '
+            "itself; leave out the shards"
+        )
+    inputs = {
+        "log": plan.log.mark,
+        "as-of time": as_of_us,
+        "settings": plan.noted["settings"],
+        "previous build": plan.before and [plan.before["as_of_us"], plan.before["log"], plan.before["files"]],
+    }
+    rebuild = ["--rebuild"] if plan.before is None else []
+    command = ["tables", "shard", "--as-of", iso(as_of_us), *rebuild, "--allow-future", "--repo", str(repo.path)]
+    return Shards(repo.data / "shards" / "tables", of, inputs, command)
+
+
+def _plan(repo: Repo, as_of_us: int, now: int, *, rebuild: bool, allow_future: bool) -> _Plan:
     check_as_of(as_of_us, allow_future=allow_future, now_us=now)
     log = read_log(repo)
     refuse_settings_of_artifacts(repo)
@@ -116,7 +210,7 @@ def build_tables(
             restarted = "the tables were built from another log; rebuilding them"
         rebuild = bool(restarted)
     before = None if rebuild else previous
-    generation = before["generation"] if before is not None else _next_generation(repo)
+    unchanged = False
     if before is not None:
         if as_of_us < before["as_of_us"]:
             raise TimeError(
@@ -124,15 +218,10 @@ def build_tables(
                 "later --as-of, or rebuild the tables with `sidkit tables build --rebuild`"
             )
         same = as_of_us == before["as_of_us"] and log.is_that_of(before["log"])
-        if same and before.get("features", _NO_FEATURES) == repo.settings.features.table_settings:
-            remove_undefined(repo.tables, before["rows"])  # a killed build may have left some
-            code_rows, code_notes = follow_tables(repo, before)
-            write_days(repo)
-            none_new = dict.fromkeys(before["rows"], 0)
-            return BuildReport(as_of_us, before["rows"], none_new, True, notes=code_notes, code_rows=code_rows)
+        unchanged = same and before.get("features", NO_FEATURES) == repo.settings.features.table_settings
+    generation = before["generation"] if before is not None else _next_generation(repo)
     noted = {"settings": stated, "features": repo.settings.features.table_settings, "generation": generation}
-    report = _build(repo, log, as_of_us, before, noted, now)
-    return replace(report, restarted=restarted)
+    return _Plan(log, before, noted, unchanged, restarted)
 
 
 def read_build(repo: Repo) -> dict[str, Any]:
@@ -205,26 +294,16 @@ def refuse_settings_of_artifacts(repo: Repo) -> None:
                 )
 
 
-def _build(
-    repo: Repo, log: Log, as_of_us: int, before: dict[str, Any] | None, noted: dict[str, Any], now_us: int
-) -> BuildReport:
-    time = repo.settings.time
+def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWork | None) -> BuildReport:
+    log, before, noted = plan.log, plan.before, plan.noted
+    shards = _shards(repo, plan, as_of_us, work.shards) if work is not None else None
+    folders = work.folders(shards) if work is not None and shards is not None else []
     with table_connection(repo) as opened:
-        set_variables(
-            opened,
-            {
-                "as_of_us": as_of_us,
-                "delay_us": time.delay_us,
-                "cadence_us": time.cadence_us,
-                "history_length": time.history_length,
-                "positives_only": repo.settings.source.feedback == "positives_only",
-                "conversions": repo.settings.source.conversions,
-            },
-        )
+        set_times(opened, repo, as_of_us)
         read_events(opened, log, before)
         read_content(opened, log, noted["settings"]["source.modalities"])
         defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
-        was = before.get("features", _NO_FEATURES) if before else _NO_FEATURES
+        was = before.get("features", NO_FEATURES) if before else NO_FEATURES
         changed = changes_of(was, noted["features"]) if before else {}
         kept = {name: kept_columns(was, noted["features"], name) for name in defined}
         attributes = {
@@ -234,30 +313,16 @@ def _build(
         rows, new = {}, {}
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
-            old = f"read_parquet({literal(repo.tables / f'{name}.parquet')})" if known else None
             with working_on(f"building the table {name}"):
                 if name in affinity:
                     kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
                     read_valued_events(opened, affinity[name], kind, repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
-                if name.endswith("_stats"):
-                    events = (EVENTS, NEW_EVENTS) if name in affinity else ("events", "new_events")
-                    restart_us = next_window_us(known, time.delay_us, time.cadence_us)
-                    count_events(opened, key_columns(name), old, restart_us, events, conversions=name == "item_stats")
-                elif name == "user_history":
-                    _prepare_history(opened, before, time.delay_us)
-                query = rows_query(affinity[name]) if name in affinity else _query(name)
-                payload = list(defined.get(name, ()))
-                if name == "item_content":
-                    payload = [*noted["settings"]["source.modalities"], "category", "price", "created_at_us"]
-                earlier = f"SELECT * FROM {old}" if old else None
-                if name in changed and kept.get(name):  # corrections in place left rows that the log does not have
-                    path = repo.tables / f"{name}.parquet"
-                    earlier = with_columns_of(path, query, key_columns(name)[0], payload, kept[name])
-                merged = (
-                    merge_versions(query, earlier, key_columns(name)[0], payload)
-                    if payload
-                    else merge_by_restart(query, key_columns(name), old, columns_of(opened, query))
-                )
+                listed = list(kept[name]) if name in changed and kept.get(name) else []
+                of_value, payload = affinity.get(name), list(defined.get(name, ()))
+                merged = merged_query(opened, repo, name, known, noted["settings"], of_value, payload, listed)
+                if folders and name in TABLES:
+                    parts = ", ".join(literal(folder / f"{name}.parquet") for folder in folders)
+                    merged = f"SELECT * FROM read_parquet([{parts}])"
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
                     of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
@@ -269,6 +334,8 @@ def _build(
     manifest = {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted}
     write_sealed(repo.tables / _MANIFEST, manifest)
     remove_undefined(repo.tables, rows)
+    if shards is not None:
+        shards.remove()
     code_rows, code_notes = follow_tables(repo, manifest)
     write_days(repo)
     notes = [f"{change}; {name} was {_done(name, rows, before)}" for name, change in changed.items()]
@@ -285,20 +352,6 @@ def _done(name: str, rows: Mapping[str, int], before: dict[str, Any] | None) -> 
 def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> dict[str, Any]:
     shapes = before.get("shapes", {}).get(name, {}) if before else {}
     return {column: shape for column, shape in shapes.items() if column in columns}
-
-
-def _prepare_history(opened: SqlConnection, before: dict[str, Any] | None, delay_us: int) -> None:
-    default = before["as_of_us"] - delay_us + 1 if before else 0
-    set_variables(opened, {"default_restart_us": default})
-    opened.execute("""
-        CREATE OR REPLACE TEMP TABLE restart AS
-        SELECT user_id AS entity_id, min(ts_us) AS restart_us FROM new_events WHERE label = 1 GROUP BY 1
-        HAVING restart_us < getvariable('default_restart_us')
-    """)
-
-
-def _query(name: str) -> str:
-    return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _withdraw(

@@ -14,10 +14,13 @@ from sidkit.tables.log import Log
 _SQL = Path(__file__).parent / "trailing_counts.sql"
 
 
-def read_events(opened: SqlConnection, log: Log, before: Mapping[str, Any] | None) -> None:
-    """Create the views ``events`` (up to ``as_of``) and ``new_events`` (added or removed since the last build)."""
+def read_events(opened: SqlConnection, log: Log, before: Mapping[str, Any] | None, only: str = "true") -> None:
+    """Create the views ``events`` (up to ``as_of``) and ``new_events`` (added or removed since the last build), of those for
+    which the condition ``only`` holds.
+    """
     columns = "user_id, item_id, epoch_us(timestamp) AS ts_us, label, converted"
     bounded = "epoch_us(timestamp) + getvariable('delay_us') <= getvariable('as_of_us')"
+    bounded += "" if only == "true" else f" AND {only}"
     changed = log.since(before["log"]) if before else log.parts
     for view, files in (("events", log.parts), ("new_events", changed)):
         listed = ", ".join(map(literal, files or log.parts))

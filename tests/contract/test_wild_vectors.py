@@ -8,7 +8,7 @@ import pytest
 
 from semantic_ids.encoders.content import ContentEncoder
 from semantic_ids.item_vectors import ItemVectors
-from semantic_ids.pairs.mining import _unit_vectors
+from semantic_ids.pairs.mining import unit_vectors
 from semantic_ids.quantizers import QUANTIZERS
 
 ORDINARY = np.random.default_rng(0).normal(size=(120, 8)).astype("float32")
@@ -37,7 +37,7 @@ def test_vectors_codes_and_what_they_stand_for_are_finite(name: str) -> None:
     assert np.isfinite(known).all()
     assert np.isfinite(arriving).all()
     assert np.isfinite(arriving @ arriving.T).all()  # matches of the ranker, distances of the quantizer
-    assert np.isfinite(_unit_vectors(WILD[name], len(WILD[name]))).all()
+    assert np.isfinite(unit_vectors(WILD[name], len(WILD[name]))).all()
 
 
 @pytest.mark.parametrize("kind", ["residual_kmeans", "pq", "opq", "rq_opq"])

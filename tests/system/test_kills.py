@@ -47,7 +47,8 @@ READING = (
 )  # fmt: skip
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
-    "codebooks assign": "one rename: test_assign_shards.py, killed",
+    "codebooks assign": "one rename: test_assign_shards.py, killed", "codebooks pairs": "one rename: test_pair_shards.py",
+    "tables shard": "one rename: test_table_shards.py",
     "codebooks sweep": "writes nothing: test_sweep.py", "run": "test_job.py: killed at every stage",
     "frame": "one rename, outside the repo", "score": "reads", "ranker promote": "test_job.py", "ranker evaluate": "reads",
     "ranker show": "reads", "ranker train": "test_train_command.py: a process killed",

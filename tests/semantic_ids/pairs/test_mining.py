@@ -189,15 +189,15 @@ def test_neither_the_order_of_rows_nor_parts_nor_threads_change_a_pair(
     shuffled = [log[place] for place in np.random.default_rng(1).permutation(len(log))]
     the_same(mined(tmp_path, shuffled, SMALL_CAPS, files=3, threads=4), first)
     # Nor does how much is held at once.
-    monkeypatch.setattr("semantic_ids.pairs.mining._BATCH_ROWS", 17)
-    monkeypatch.setattr("semantic_ids.pairs.mining._TARGETS_AT_ONCE", 2)
-    monkeypatch.setattr("semantic_ids.pairs.mining._USER_PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr("semantic_ids.pairs.sources._BATCH_ROWS", 17)
+    monkeypatch.setattr("semantic_ids.pairs.sources._TARGETS_AT_ONCE", 2)
+    monkeypatch.setattr("semantic_ids.pairs.sources._USER_PAIRS_AT_ONCE", 5)
     the_same(mined(tmp_path, shuffled, SMALL_CAPS), first)
 
 
 @pytest.mark.parametrize("batch", [100, 900])
 def test_users_across_batches_are_all_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr("semantic_ids.pairs.mining._BATCH_ROWS", batch)
+    monkeypatch.setattr("semantic_ids.pairs.sources._BATCH_ROWS", batch)
     log = random_log(rows=3000, users=230, seed=3)
     spec = PairSpec(sources=("user_to_item",), targets_per_item=100)
     assert named(mined(tmp_path, log, spec, end=START + 460)) == pytest.approx(
