@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, open_store
 from sidkit.stores.offline.retrieve import retrieve
+from sidkit.stores.repo_doctor import examine_repo
 from sidkit.tables import build_tables, ingest
 
 SPEC = CodebookSpec(force=True, sizes=(4, 3, 2), encoder_arguments={"dim": 4}, beam=2)
@@ -130,6 +132,19 @@ def test_a_forgotten_user_leaves_the_days_too(repos: tuple[Repo, Repo]) -> None:
         table = pq.ParquetFile(path).read()
         assert "user_id" not in table.column_names or "u7" not in table.column("user_id").to_pylist()
     agree(plain, days, rows)
+
+
+def test_the_doctor_names_days_that_are_older_than_their_table(repos: tuple[Repo, Repo], tmp_path: Path) -> None:
+    _, days = repos
+    shutil.copytree(days.sources / "user_stats", tmp_path / "older")
+    build_tables(days, END)
+    assert [problem.code for problem in examine_repo(days)] == []
+    shutil.rmtree(days.sources / "user_stats")
+    shutil.copytree(tmp_path / "older", days.sources / "user_stats")
+    (problem,) = examine_repo(days)
+    assert (problem.code, problem.remedy) == ("outdated-days", "Run `sidkit tables build`.")
+    build_tables(days, END)  # the remedy
+    assert [problem.code for problem in examine_repo(days)] == []
 
 
 def test_a_change_of_the_layout_takes_a_build_and_an_apply(repos: tuple[Repo, Repo]) -> None:
