@@ -72,12 +72,12 @@ switched: $(VENV)/.made
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched offline -n 2 --dist loadfile $(TESTS)
 	PYTHONPATH=tests $(BIN)/python -m helpers.switched online -n 2 --dist loadfile $(TESTS)
 
-# Tests on servers that they start, Redis and Postgres, and of Spark: the extras SERVICES, Debian's redis-server and postgresql, and
-# Java 17. What is missing is skipped with the reason.
-SERVICES := spark
+# Tests on servers that they start, Redis, Postgres and S3 (moto), of Spark and of Dagster: the extras SERVICES, Debian's redis-server
+# and postgresql, and Java 17. What is missing is skipped with the reason.
+SERVICES := spark,s3,dagster
 
 test-services: $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]' 'moto[server]>=5'
 	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
 
 # The profiles spark and production compared with local, cell by cell; resumable. Needs what `make test-services` needs, and takes hours

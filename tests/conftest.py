@@ -41,6 +41,8 @@ EXPECTED = (
     ABSENT,
     "chromium absent",
     "redis absent",
+    "dagster absent",
+    "s3 absent",
     "postgres absent",
     "docs extra absent",
     "gloo absent",

@@ -5,8 +5,7 @@
 A backfill of several days is one run, because the tables hold all days up to one point in time.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Dagster reads the type of `context` when an asset is defined.
 import os
 from datetime import date
 from typing import Any
@@ -68,7 +67,7 @@ def online_features() -> dg.MaterializeResult:
 
 
 ASSETS = [interaction_log, feature_tables, item_codes, online_features]
-daily = dg.define_asset_job("daily", selection=dg.AssetSelection.assets(*ASSETS), partitions_def=DAYS)
+daily = dg.define_asset_job("daily", selection=dg.AssetSelection.assets(*ASSETS))
 definitions = dg.Definitions(
     assets=ASSETS,
     jobs=[daily],

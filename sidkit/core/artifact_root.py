@@ -6,10 +6,10 @@
     <root>/<kind>/<name>/<content_hash>.json    manifest of one artefact, written last
     <root>/uploading/<random>                   files that are being written
 
-A file is written under ``uploading`` and renamed when it is complete; the manifest follows its files. A reader therefore sees
-an artefact with all its files or not at all. Nothing is overwritten: the same name with other content has another manifest.
-An upload that was killed leaves files without a manifest; the next upload reuses them, or :meth:`ArtifactRoot.sweep` removes
-them.
+A file is written under ``uploading`` and renamed when it is complete (object stores show complete objects only, and need no
+rename); the manifest follows its files. A reader therefore sees an artefact with all its files or not at all. Nothing is
+overwritten: the same name with other content has another manifest. An upload that was killed leaves files without a manifest;
+the next upload reuses them, or :meth:`ArtifactRoot.sweep` removes them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ SWEEP_AFTER = timedelta(hours=24)
 """Files without a manifest may belong to a running upload for this long."""
 _REUSED_FOR = SWEEP_AFTER / 2
 """An upload reuses files younger than this, so that no sweep removes them before their manifest is written."""
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory"})
+"""Where an object is seen only when it is complete. They have no folders: making one would make a bucket."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 _one_at_a_time = threading.Lock()
@@ -88,6 +90,8 @@ class ArtifactRoot:
                 f"got {self.url} ({scrubbed(error, url)}); install its package, such as s3fs for s3://, or correct the URL"
             ) from None
         self._path = path.rstrip("/")
+        protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        self._atomic = bool(_OBJECT_STORES.intersection(protocols))
 
     def upload(self, kind: str, name: str, folder: Path, manifest: Mapping[str, Any]) -> Uploaded:
         """Write an artefact: missing files, then the manifest. Repeating it writes nothing.
@@ -216,20 +220,26 @@ class ArtifactRoot:
         return Swept(len(old), len(stale) - len(old), sum(int(info["size"] or 0) for info in old))
 
     def _put(self, source: Path, path: str) -> None:
-        temporary = self._temporary(path)
-        self._fs.put_file(str(source), temporary)
-        self._fs.mv(temporary, path)
+        with self._complete(path) as target:
+            self._fs.put_file(str(source), target)
 
     def _put_text(self, value: Mapping[str, Any], path: str) -> None:
-        temporary = self._temporary(path)
-        self._fs.pipe_file(temporary, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
-        self._fs.mv(temporary, path)
+        with self._complete(path) as target:
+            self._fs.pipe_file(
+                target, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+            )
 
-    def _temporary(self, path: str) -> str:
+    @contextmanager
+    def _complete(self, path: str) -> Iterator[str]:
+        """Yield where to write a file that is seen when it is complete."""
+        if self._atomic:
+            yield path
+            return
         temporary = f"{self._path}/uploading/{uuid.uuid4().hex}"
         for folder in (path, temporary):
             self._fs.makedirs(folder.rsplit("/", 1)[0], exist_ok=True)
-        return temporary
+        yield temporary
+        self._fs.mv(temporary, path)
 
     def _get(self, digest: str, target: Path) -> None:
         path = self._file_path(digest)

@@ -195,7 +195,7 @@ class EngineSettings(Section):
     ``feature_store.yaml``. `sidkit profile switch` changes it."""
     partitions: Literal["none", "day"] = "none"
     """``day``: the sources of the feature views are also written in a folder per day, of which a retrieval reads those that its
-    rows can see. Run `sidkit tables build` and `sidkit apply` after a change."""
+    rows can see. Run `sidkit apply` after a change."""
 
 
 class Settings(Section):

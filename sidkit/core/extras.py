@@ -29,6 +29,8 @@ EXTRAS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "starlette": ("starlette", ("serve",)),
     "uvicorn": ("uvicorn", ("serve",)),
     "pyspark": ("pyspark", ("spark",)),
+    "s3fs": ("s3fs", ("s3",)),
+    "dagster": ("dagster", ("dagster",)),
 }
 """Module -> its package, and the extras of ``pyproject.toml`` that name the package."""
 

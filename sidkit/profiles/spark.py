@@ -21,8 +21,8 @@ offline_store:
 
 SPARK = Profile(
     name="spark",
-    summary="tables, training frames, codes and the newest rows to materialize on Spark; the rest as in local",
+    summary="tables, training frames, codes and the newest rows to materialize on Spark, sources by day; the rest as in local",
     sections={**LOCAL.sections, "offline_store": _OFFLINE_STORE},
-    settings={"engine": {"tables": "spark"}},
+    settings={"engine": {"tables": "spark", "partitions": "day"}},
     modules=("pyspark",),
 )

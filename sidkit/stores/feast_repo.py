@@ -95,6 +95,8 @@ def apply_repo(repo: Repo) -> str:
         When Feast would silently mishandle the definitions (:mod:`sidkit.stores.doctor`); nothing was applied then.
     RepoError
         When Feast rejects the definitions.
+    ArtifactCorruptError
+        When a table whose source is partitioned by day is damaged; nothing was applied then.
     """
     quiet_feast()
     from feast.repo_config import load_repo_config
@@ -106,10 +108,12 @@ def apply_repo(repo: Repo) -> str:
     from sidkit.stores.registry_path import make_registry_private, own_registry, resolve_registry_against_repo
     from sidkit.stores.services import refuse_unset_variables, registry_errors
     from sidkit.stores.source_kinds import forget_other_kinds
+    from sidkit.tables.day_partitions import write_days
 
     refuse_unset_variables(repo)
     with repo.locked_or_held():
         own_registry(repo)
+        write_days(repo)  # Feast's Spark store looks for the sources
     resolve_registry_against_repo()
     hold_cached_registries()
     with (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sidkit.core.errors import RegistryDamagedError
+from sidkit.core.errors import ArtifactCorruptError, RegistryDamagedError
 from sidkit.core.files import read_json
 from sidkit.core.repo import Repo
 from sidkit.stores.definition_files import DefinitionFiles, compare_definitions
@@ -39,6 +39,7 @@ def examine_repo(repo: Repo) -> list[Problem]:
         *old,
         *examine(views, entities, offline, repo.path),
         *_of_stores(repo),
+        *_of_days(repo),
         *_of_rankers(repo),
         *stats,
     ]
@@ -81,6 +82,19 @@ def _of_rankers(repo: Repo) -> Iterator[Problem]:
         read.setdefault(config["service"], set()).update(config["features"])
     for service, names in read.items():
         yield from unread_features(service, own, names)
+
+
+def _of_days(repo: Repo) -> Iterator[Problem]:
+    """Sources partitioned by day that do not have the rows of their tables."""
+    from sidkit.stores.offline.day_files import is_by_day, refuse_outdated
+    from sidkit.tables.day_partitions import partitioned
+
+    for folder in sorted(repo.sources.iterdir()) if partitioned(repo) and repo.sources.is_dir() else []:
+        try:
+            if is_by_day(folder):
+                refuse_outdated(folder)
+        except ArtifactCorruptError as error:
+            yield Problem("outdated-days", str(folder), error.problem, "Run `sidkit tables build`.")
 
 
 def _of_stores(repo: Repo) -> Iterator[Problem]:

@@ -11,9 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 import yaml
 
-from sidkit.core.errors import ConfigError, OnlineStoreError, RepoError
+from sidkit.core.errors import ArtifactError, ConfigError, OnlineStoreError, RepoError
 from sidkit.core.redact import redacted, scrubbed
 from sidkit.core.repo import FEAST_FILE, Repo
+from sidkit.core.shared_artifacts import CODEBOOKS, SharedArtifacts
 from sidkit.stores.doctor import Problem
 from sidkit.stores.quiet_import import quiet_feast
 
@@ -79,7 +80,7 @@ def examine_services(repo: Repo) -> list[Problem]:
     from feast.repo_config import load_repo_config
 
     config = load_repo_config(repo.path, repo.path / FEAST_FILE)
-    return [*_of_registry(config), *_of_online(config)]
+    return [*_of_registry(config), *_of_online(config), *_of_artifacts(repo)]
 
 
 def _of_registry(config: Any) -> Iterator[Problem]:
@@ -110,6 +111,15 @@ def _of_online(config: Any) -> Iterator[Problem]:
             yield Problem("online-store", server.place, problem, remedy, warning=True)
     except OnlineStoreError as error:
         yield Problem("online-store", redacted(config.online_store.url), str(error), "Then run `sidkit doctor` again.")
+
+
+def _of_artifacts(repo: Repo) -> Iterator[Problem]:
+    """A shared folder of artefacts that cannot be listed; local copies can still be used."""
+    try:
+        if (shared := SharedArtifacts.of(repo)) is not None:
+            shared.root.names(CODEBOOKS)
+    except (ArtifactError, ConfigError) as error:
+        yield Problem("artifacts", "artifacts.url", str(error), "Then run `sidkit doctor` again.", warning=True)
 
 
 def _variables(values: Any) -> Iterator[str]:

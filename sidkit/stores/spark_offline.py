@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -35,6 +36,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.repo_config import RepoConfig
 
 from sidkit.core.errors import ConfigError
+from sidkit.stores.offline.day_files import is_by_day, refuse_outdated
 from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
 from sidkit.tables.engines.spark import ALWAYS, session_of
@@ -155,6 +157,9 @@ def _refuse_unlike(view: FeatureView) -> None:
             f"feature view {view.name}: expected a SparkSource, got {type(source).__name__} {source.name if source else ''}; "
             "run `sidkit upgrade --definitions`, or write the source of your own view as a SparkSource"
         )
+    folder = Path(source.path or "")
+    if is_by_day(folder):
+        refuse_outdated(folder)
     if view.ttl and view.ttl.microseconds:
         raise ConfigError(
             f"feature view {view.name}: expected a TTL of whole seconds, which Spark's join takes, got {view.ttl}; round it"

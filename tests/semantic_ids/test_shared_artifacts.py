@@ -15,6 +15,7 @@ from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.catalog_repair import repair_catalog
 from semantic_ids.codebook import load_committed
+from sidkit.core.artifact import write_artifact
 from sidkit.core.artifact_root import ArtifactRoot
 from sidkit.core.errors import ArtifactError, ArtifactMissingError, ConfigError
 from sidkit.core.repo import Repo
@@ -170,6 +171,35 @@ def test_a_machine_without_the_shared_folder_uses_its_own_copy(machines: tuple[R
     lifecycle.fit(one, "book", SPEC, CUT)
     shutil.rmtree(tmp_path / "shared", ignore_errors=True)
     load_committed(one.codebooks / "book", Catalog.open(one).codebook("book"))
+
+
+def test_a_ranker_of_one_machine_is_read_by_another(machines: tuple[Repo, Repo]) -> None:
+    one, other = machines
+    lifecycle.fit(one, "book", SPEC, CUT)
+    manifest = write_artifact(
+        one.rankers / "r1", {"name": "r1"}, lambda folder: (folder / "w").write_bytes(b"1") and None
+    )
+    facts = {"codebook": "book", "service": "ctr_book", "arm": "id", "fit_end_us": 1}
+    Catalog.open(one).add_ranker("r1", content_hash=manifest["content_hash"], **facts)
+    assert Catalog.open(other).ranker("r1").state == "fitted"
+    assert files(other.rankers / "r1") == files(one.rankers / "r1")
+    Catalog.open(one).set_ranker_state("r1", "serving")
+    shutil.rmtree(other.rankers)
+    assert Catalog.open(other).serving_ranker().name == "r1"
+    assert files(other.rankers / "r1") == files(one.rankers / "r1")
+
+
+def test_the_doctor_names_a_shared_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    write_source(tmp_path / "source", ITEMS)
+    (tmp_path / "file").write_text("no folder")
+    one = machine(tmp_path, "one", f"file://{tmp_path}/shared")
+    sidkit.open(one.path).apply()
+    assert [problem.code for problem in sidkit.open(one.path).doctor()] == []
+    text = (one.path / "sidkit.toml").read_text()
+    (one.path / "sidkit.toml").write_text(text.replace(f"file://{tmp_path}/shared", "nosuch://bucket"))
+    (problem,) = sidkit.open(one.path).doctor()
+    assert (problem.code, problem.warning) == ("artifacts", True)
+    assert "install its package" in problem.problem
 
 
 def test_the_folder_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sidkit.core.clock import MICROS
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.integrity import DAYS_MANIFEST, FILES, hash_of, read_sealed, verify
+from sidkit.core.integrity import DAYS_MANIFEST, FILES, PENDING, manifest_of, read_sealed, verify
 from sidkit.stores.offline.sources import SourceParts
 from sidkit.tables.day_partitions import COLUMN, TABLE
 
@@ -62,18 +63,33 @@ def files_within(path: Path, within: Within) -> list[Path]:
     ArtifactCorruptError
         When a file is damaged, or the days are older than their table.
     """
-    manifest = read_sealed(path / DAYS_MANIFEST)
+    manifest = refuse_outdated(path)
     names = sorted(manifest[FILES])
+    needed = [name for name in names if _overlaps(name, within)] or names[:1]
+    verify(path, manifest, needed)
+    return [path / name for name in needed]
+
+
+def refuse_outdated(path: Path) -> dict[str, Any]:
+    """The manifest of a folder whose days have the rows of its table; no file but manifests is read.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When the days are older than their table.
+    """
+    manifest = read_sealed(path / DAYS_MANIFEST)
     table = path.parent.parent / "tables" / f"{path.name}.parquet"
-    if not names or not table.is_file() or hash_of(table) != manifest[TABLE]:
+    listing = manifest_of(table)
+    stated = read_sealed(listing) if listing is not None else {}
+    known = {stated.get(key, {}).get(table.name) for key in (FILES, PENDING)}
+    if not manifest[FILES] or manifest[TABLE] not in known:
         raise ArtifactCorruptError(
             path,
             f"its days do not have the rows of {table.name}",
             "run `sidkit tables build`; after a change of engine.partitions, `sidkit apply` too",
         )
-    needed = [name for name in names if _overlaps(name, within)] or names[:1]
-    verify(path, manifest, needed)
-    return [path / name for name in needed]
+    return manifest
 
 
 def parts_within(
