@@ -64,22 +64,24 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def largest_run() -> dict[str, Any]:
-    """The stages of the largest measured run, by name; counts of rows are those of the stage."""
-    run = max(read("stage_costs")["runs"], key=lambda each: (each["impressions"], each["items"]))
-    stages = {stage["stage"].split(":s0")[0]: stage for stage in run["stages"]}
-    return {**run, "stages": stages}
+def stage(name: str) -> dict[str, Any]:
+    """A stage of `sidkit run` in the largest run that got so far, with the run's size."""
+    runs = [(run["impressions"], run["items"], each) for run in read("stage_costs")["runs"] for each in run["stages"]]
+    impressions, items, found = max(
+        (run for run in runs if run[2]["stage"].split(":s0")[0] == name), key=lambda run: run[:2]
+    )
+    return {**found, "of": f"stage_costs.json, {impressions:,} impressions of {items:,} items"}
 
 
 def constants() -> dict[str, Constant]:
     """Measured costs, by name."""
-    stats, run, redis = read("code_stats_costs"), largest_run(), read("redis_store")
+    stats, redis = read("code_stats_costs"), read("redis_store")
     ticks = {int(size): cell for size, cell in read("tick_costs").items()}
-    books, tables = read("codebook_costs")["commands"], read("large_tables")["records"]
+    books, tables = read("codebook_costs")["read"], read("large_tables")["records"]
     book = max(books, key=lambda name: int(name.split(" x ")[0]))
-    items = int(book.split(" x ")[0])
-    trained = run["stages"]["train:content_codes"]
-    frame, size = run["stages"]["frame"], f"{run['impressions'] / 1e6:g}M impressions"
+    items, dim = map(int, book.split(" x "))
+    vectors, fit, publish = books[book], stage("codebook"), stage("publish")
+    trained, frame = stage("train:content_codes"), stage("frame")
     small, large = min(ticks), max(ticks)
     ids = {record["cell"]: record for record in tables if record["items"] == max(each["items"] for each in tables)}
     bulk = read("bench_online")["million"]["bulk"]["cpu_seconds"]
@@ -90,29 +92,33 @@ def constants() -> dict[str, Constant]:
     grown = (ticks[large]["tick_cpu_s"] - ticks[small]["tick_cpu_s"]) / (large - small) * 1e6
     log = f"logs of {small:,} and {large:,}"
     return {
-        "log_bytes": Constant(ticks[large]["log_bytes"] / large, "bytes per impression", f"tick_costs.json, {large:,}"),
+        "log_bytes": Constant(
+            (ticks[large]["log_bytes"] - ticks[small]["log_bytes"]) / (large - small), "bytes per impression",
+            f"tick_costs.json, {log}, without the items",
+        ),
         "tables_us": Constant(tables_us, "µs per impression", "code_stats_costs.json, 10M impressions"),
         "table_bytes": Constant(stats["bytes"]["without"] / stats["impressions"], "bytes per impression", "the same"),
         "stats_us": Constant(stats["count"]["cpu"] / stats["impressions"] * 1e6, "µs per impression", "the same"),
-        "frame_us": Constant(frame["cpu_s"] / frame["rows"] * 1e6, "µs per row", f"stage_costs.json, {size}"),
+        "frame_us": Constant(frame["cpu_s"] / frame["rows"] * 1e6, "µs per row", frame["of"]),
         "train_us": Constant(
-            trained["cpu_s"] / trained["rows"] / 2 * 1e6, "µs per row and epoch", "the same, `content_codes`"
+            trained["cpu_s"] / trained["rows"] / 2 * 1e6, "µs per row and epoch", trained["of"] + ", `content_codes`"
         ),
-        "fit_s": Constant(books[book]["fit"]["cpu_s"], "s in all", f"codebook_costs.json, {book}"),
-        "fit_mb": Constant(books[book]["fit"]["peak_mb"], "MB", "the same"),
-        "fit_bytes": Constant(books[book]["fit"]["peak_mb"] * 2**20 / items, "bytes per item", "the same"),
-        "publish_us": Constant(books[book]["publish"]["cpu_s"] / items * 1e6, "µs per item", "the same"),
+        "fit_s": Constant(fit["cpu_s"], "s in all", fit["of"]),
+        "fit_bytes": Constant(
+            vectors["encode"]["peak_mb"] * 2**20 / items, f"bytes per item of {dim} dimensions", f"codebook_costs.json, {book}"
+        ),
+        "publish_us": Constant(publish["cpu_s"] / publish["rows"] * 1e6, "µs per item", publish["of"]),
         "materialize_us": Constant(bulk, "µs per row", "bench_online.json, 1M rows"),
         "online_bytes": Constant(
-            ticks[large]["online_bytes"] / ticks[large]["online_rows"], "bytes per row", f"tick_costs.json, {large:,}"
+            ticks[large]["online_bytes"] / ticks[large]["online_rows"], "bytes per row", f"tick_costs.json, a log of {large:,}"
         ),
         "id_bytes": Constant(
             ids["train"]["table_mb"] * 2**20 / ids["train"]["items"], "bytes per id", "large_tables.json, 10M ids"
         ),
         "request_ms": Constant(read("serving")["closed"]["cpu_ms"], "ms per request", "serving.json, 500 candidates"),
         "server_us": Constant(server * 1e3, "µs per row of the Redis server", "redis_store.json"),
-        "push_us": Constant(per_event, "µs per event", f"tick_costs.json, {large:,}"),
-        "tick_s": Constant(ticks[small]["tick_cpu_s"], "s per tick", f"tick_costs.json, {small:,}"),
+        "push_us": Constant(per_event, "µs per event", f"tick_costs.json, a log of {large:,}"),
+        "tick_s": Constant(ticks[small]["tick_cpu_s"], "s per tick", f"tick_costs.json, a log of {small:,}"),
         "tick_us": Constant(grown, "µs per impression of the log", f"tick_costs.json, {log}"),
     }  # fmt: skip
 

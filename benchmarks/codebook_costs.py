@@ -3,13 +3,15 @@
     python benchmarks/codebook_costs.py kmeans [--rows 1000000] [--dim 384] [--iterations 5] [--rounds 2]
     python benchmarks/codebook_costs.py commands [--items 100000] [--dim 64] [--work .work/codebook_costs]
     python benchmarks/codebook_costs.py shards [--items 100000] [--dim 64] [--rows 1000000] [--work .work/codebook_costs]
+    python benchmarks/codebook_costs.py read [--rows 1000000] [--dim 384] [--work .work/codebook_costs]
 
 ``kmeans`` fits three levels of 256 codes on clustered vectors: ours, and the same steps written on faiss, on the same sample
 and with the same number of iterations, in turns in one process; ``peak_mb`` is of a process that fits ours alone, and
 ``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own.
 ``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``
-vectors that come in blocks. Times are processor seconds of one thread. Results go to
-``benchmarks/results/codebook_costs.json``; cells that are not asked for stay as they were measured.
+vectors that come in blocks. ``read`` reads the vectors of a file as a fit does, and as fits did before: through a window of
+DuckDB; ``encode`` also fits the content encoder and encodes all items. Times are processor seconds of one thread. Results go
+to ``benchmarks/results/codebook_costs.json``; cells that are not asked for stay as they were measured.
 """
 
 from __future__ import annotations
@@ -118,6 +120,51 @@ def blocks(rows: int, dim: int, block: int) -> dict[str, Any]:
     return {"rows": rows, "cpu_s": round(time.process_time() - cpu, 2), "peak_mb": peak_mb()}
 
 
+def read_cell(path: Path, how: str) -> dict[str, Any]:
+    """Read the vectors of all items of a file, in the order of their ids."""
+    import duckdb
+
+    from semantic_ids.encoders.content import ContentEncoder
+    from semantic_ids.item_vectors import ItemVectors
+
+    began = time.process_time()
+    with duckdb.connect(
+        config={"threads": 1, "memory_limit": "1500MB", "temp_directory": str(path.parent / "spill")}
+    ) as opened:
+        column, file = (
+            ("text", f"'{path}'")
+            if how == "window"
+            else ("file_row_number", f"read_parquet('{path}', file_row_number = true)")
+        )
+        table = opened.execute(
+            f"SELECT item_id, {column} FROM {file} QUALIFY row_number() OVER (PARTITION BY item_id) = 1 ORDER BY item_id"
+        ).to_arrow_table()
+    if how == "window":
+        items = ItemVectors.from_arrow(table, ["text"])
+    else:
+        items = ItemVectors.from_parquet(path, table.column("file_row_number").to_numpy(), ["text"])
+    if how == "encode":
+        ContentEncoder().fit(items).encode(items)
+    rows_mb = round(items.matrices["text"].nbytes / 2**20, 1)
+    return {"cpu_s": round(time.process_time() - began, 2), "rows_mb": rows_mb, "peak_mb": peak_mb()}
+
+
+def write_vectors(path: Path, rows: int, dim: int) -> None:
+    """A file of items and their vectors, in row groups of 122,880 rows, as tables have."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema({"item_id": pa.string(), "text": pa.list_(pa.float32())})
+    rng = np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 122_880):
+            count = min(122_880, rows - start)
+            flat = pa.array(rng.standard_normal(count * dim, dtype=np.float32))
+            vectors = pa.FixedSizeListArray.from_arrays(flat, dim).cast(pa.list_(pa.float32()))
+            ids = [f"i{number}" for number in range(start, start + count)]
+            writer.write_table(pa.table({"item_id": ids, "text": vectors}, schema=schema), row_group_size=122_880)
+
+
 def build(repo: Path) -> None:
     """Ingest, and build the tables."""
     from ranking.pipeline.prepare import end_of_log
@@ -182,7 +229,7 @@ COMMANDS = (
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("kmeans", "commands", "shards"))
+    parser.add_argument("part", choices=("kmeans", "commands", "shards", "read"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, nargs="+", default=[100_000])
     parser.add_argument("--dim", type=int)
@@ -190,7 +237,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "codebook_costs")
     asked = parser.parse_args()
-    cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"kmeans": {}, "commands": {}}
+    cells = {"kmeans": {}, "commands": {}, "read": {}, **(json.loads(RESULTS.read_text()) if RESULTS.exists() else {})}
 
     def keep(part: str, name: str, cell: dict[str, Any]) -> None:
         cells.setdefault(part, {})[name] = {**cell, "load": round(os.getloadavg()[1], 1)}
@@ -202,6 +249,15 @@ def main() -> None:
         alone = in_a_process(memory, asked.rows, dim)
         turns = in_a_process(kmeans, asked.rows, dim, asked.iterations, asked.rounds)
         keep("kmeans", f"{asked.rows} x {dim}, {asked.iterations} iterations", {**alone, **turns})
+        return
+    if asked.part == "read":
+        asked.work.mkdir(parents=True, exist_ok=True)
+        path, read = asked.work / "vectors.parquet", {}
+        write_vectors(path, asked.rows, asked.dim or 384)
+        for how in ("file", "encode", "window"):
+            read[how] = in_a_process(read_cell, path, how)
+            keep("read", f"{asked.rows} x {asked.dim or 384}", read)
+        path.unlink()
         return
     from sidkit.datasets.data_repo import create_repo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ CONTENT = "content"
 _CHUNK = 4096
 _READ_ROWS = 16_384
 """Rows of a file that are read at a time."""
+_READ_BYTES = 1 << 20
+"""Bytes of a column that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -154,23 +156,22 @@ class ItemVectors:
         matrices: dict[str, Floats] = {}
         present = {name: np.zeros(len(rows), dtype=bool) for name in modalities}
         start = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_READ_ROWS, columns=list(modalities), use_threads=False):
-                first, last = np.searchsorted(wanted, [start, start + len(batch)])
-                place, taken = order[first:last], pa.array(wanted[first:last] - start)
-                start += len(batch)
-                if first == last:
+        for batch in _batches(path, modalities):
+            first, last = np.searchsorted(wanted, [start, start + batch.num_rows])
+            place, taken = order[first:last], pa.array(wanted[first:last] - start)
+            start += batch.num_rows
+            if first == last:
+                continue
+            for name in modalities:
+                part, present[name][place] = matrix_of(pa.chunked_array([batch.column(name).take(taken)]), name)
+                if part.shape[1] == 0:
                     continue
-                for name in modalities:
-                    part, present[name][place] = matrix_of(pa.chunked_array([batch.column(name).take(taken)]), name)
-                    if part.shape[1] == 0:
-                        continue
-                    if name not in matrices:
-                        matrices[name] = np.zeros((len(rows), part.shape[1]), dtype=np.float32)
-                    held = matrices[name]
-                    if held.shape[1] != part.shape[1]:
-                        raise _unlike_widths(name, *sorted((held.shape[1], part.shape[1])))
-                    held[place] = part
+                if name not in matrices:
+                    matrices[name] = np.zeros((len(rows), part.shape[1]), dtype=np.float32)
+                held = matrices[name]
+                if held.shape[1] != part.shape[1]:
+                    raise _unlike_widths(name, *sorted((held.shape[1], part.shape[1])))
+                held[place] = part
         empty = np.zeros((len(rows), 0), dtype=np.float32)
         return cls({name: matrices.get(name, empty) for name in modalities}, present)
 
@@ -217,6 +218,13 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
     matrix = np.zeros((len(array), int(widths[0])), dtype=np.float32)
     matrix[mask] = flat.reshape(count, -1)
     return matrix, mask
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of a file in small batches; row groups are read one by one, since Arrow holds all that it read for one call."""
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(_READ_ROWS, row_groups=[group], columns=list(columns), use_threads=False)
 
 
 def _unlike_widths(name: str, least: int, most: int) -> FitError:
