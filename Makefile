@@ -181,6 +181,7 @@ gates: $(VENV)/.made
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made
 	$(BIN)/python benchmarks/attributes.py --work $(WORK)/attributes --data $(REAL:%=$(SIDKIT_DATA)/%)
+	$(BIN)/python benchmarks/attribute_tries.py --work $(WORK)/attribute_tries --data $(SIDKIT_DATA)/uci_online_retail
 	$(BIN)/python benchmarks/invented.py --work $(WORK)/invented
 	$(BIN)/python benchmarks/attribute_costs.py --work $(WORK)/attribute_costs
 

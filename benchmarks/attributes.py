@@ -26,10 +26,11 @@ from ranking.data.split import TimeSplit
 from ranking.evaluation.importance import permutation_importance
 from ranking.pipeline.evaluation import evaluate_arms
 from ranking.pipeline.prepare import Prepared, end_of_log, feature_inputs, prepare_repo, training_context
-from ranking.pipeline.presets import load_preset
-from ranking.training.arms import train_arm
+from ranking.pipeline.presets import Preset, load_preset
+from ranking.training.arms import TrainingContext, train_arm
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
+from sidkit.core.repo import Repo
 from sidkit.core.stages import Stages
 from sidkit.tables.labelled_rows import log_moments
 
@@ -39,10 +40,8 @@ PLAIN = "_plain"
 """Suffix of an arm with the built-in features only."""
 
 
-def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and compare both arms on one data set."""
-    began = time.monotonic()
-    repo = prepare_repo(data, options.work / data_name(data))
+def framed(repo: Repo, data: str, options: argparse.Namespace) -> tuple[TrainingContext, Preset, dict[str, Any]]:
+    """Run the stages up to the frame; finished ones are used again. Also the numbers of rows."""
     preset = load_preset("rqkmeans")
     training = preset.ranker.training.model_copy(
         update={"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
@@ -72,6 +71,14 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
             folder / "frame",
         )
     context = training_context(repo, codebook, split, folder / "frame", ranker, None, threads=2, importance=True)
+    return context, preset, frame.facts["parts"]
+
+
+def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and compare both arms on one data set."""
+    began = time.monotonic()
+    repo = prepare_repo(data, options.work / data_name(data))
+    context, preset, rows = framed(repo, data, options)
     predictions: dict[str, list[Any]] = {}
     importance: dict[str, Any] = {}
     for arm in ARMS:
@@ -86,7 +93,7 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
     evaluation = evaluate_arms(context.test, predictions, [f"{arm}{PLAIN}" for arm in ARMS] + ["gbdt"], None)
     return {
         "seeds": options.seeds,
-        "rows": frame.facts["parts"],
+        "rows": rows,
         "features": list(context.train.schema.names),
         "settings": repo.settings.features.model_dump(mode="json"),
         "arms": {arm: {name: metrics.auc for name, metrics in by.items()} for arm, by in evaluation.arms.items()},
