@@ -65,7 +65,7 @@ def shards_of_codes(
         "columns": list(modalities),
     }
     command = ["codebooks", "assign", record.name, "--repo", str(repo.path)]
-    return Shards(repo.data / "shards" / f"codes-{record.name}", of, inputs, command)
+    return Shards(repo.data / "tmp" / "shards" / f"codes-{record.name}", of, inputs, command)
 
 
 def assign_shard(repo: Repo, name: str, shard: Shard) -> int | None:

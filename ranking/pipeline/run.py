@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from ranking.pipeline.report import write_report
 from ranking.pipeline.results import CodebookFacts, HitRates, LogChanges, RunResult, StageTime
 from ranking.pipeline.usable_preset import usable_preset
 from ranking.training.calibration import Calibration
+from ranking.training.launch import launched_processes
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.quality.future_hit_rate import future_hits
@@ -153,7 +153,7 @@ def refuse_torchrun() -> None:
     ConfigError
         With the commands that share the training.
     """
-    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1 and "RANK" in os.environ:
+    if (processes := launched_processes()) > 1:
         raise ConfigError(
             f"expected `sidkit run` in one process, got {processes} of torchrun; train with `torchrun --nproc-per-node "
             f"{processes} -m sidkit ranker train`, then start `sidkit run` by itself: it reuses the trained arms"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ranking.data.shares import WHOLE, Part
 from ranking.training.device import training_device
+from ranking.training.launch import launched_processes
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import ConfigError, ProcessesError
 
@@ -272,11 +273,6 @@ def _first_line(error: Exception) -> str:
     return re.split(r"\n|\. ", text)[0][:200]
 
 
-def started_by_torchrun() -> bool:
-    """Whether this is one of several processes that ``torchrun`` started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started; a process that was started by itself is alone.
@@ -288,14 +284,14 @@ def joined_processes() -> Iterator[Processes]:
     ProcessesError
         When the other processes cannot be reached.
     """
-    if not started_by_torchrun():
+    if (started := launched_processes()) == 1:
         yield ALONE
         return
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_gloo_available():
         raise ConfigError(
-            f"expected a build of torch with gloo, to train in {os.environ['WORLD_SIZE']} processes, got torch "
+            f"expected a build of torch with gloo, to train in {started} processes, got torch "
             f"{torch.__version__} without it; install another build, or start the command without torchrun"
         )
     with _talking():

@@ -79,7 +79,7 @@ class PairShards:
             "cut-off": self.end_us,
             "delay": self.repo.settings.time.delay_us,
         }
-        return Shards(self.repo.data / "shards" / f"pairs-{self.name}", of, inputs, self.command)
+        return Shards(self.repo.data / "tmp" / "shards" / f"pairs-{self.name}", of, inputs, self.command)
 
     def windows(self) -> dict[str, Window]:
         """The minings of a fit by name: all clicks, and the two halves of the backtest split, if the spec sets one."""

@@ -86,7 +86,7 @@ class CodebookSteps(ProjectBase):
         with self.repo.locked():
             record = lifecycle.fit(self.repo, name, spec, fit_end_us, work)
             if work is not None:
-                remove(self.repo.data / "shards" / f"pairs-{name}")
+                remove(self.repo.data / "tmp" / "shards" / f"pairs-{name}")
         if reason := read_manifest(self.repo.codebooks / name, verify=False).get("fallback"):
             warn(f"fell back to the encoder 'content', which uses no behaviour: {reason}")
         return record

@@ -188,7 +188,7 @@ def _shards(repo: Repo, plan: _Plan, as_of_us: int, of: int) -> Shards:
     }
     rebuild = ["--rebuild"] if plan.before is None else []
     command = ["tables", "shard", "--as-of", iso(as_of_us), *rebuild, "--allow-future", "--repo", str(repo.path)]
-    return Shards(repo.data / "shards" / "tables", of, inputs, command)
+    return Shards(repo.data / "tmp" / "shards" / "tables", of, inputs, command)
 
 
 def _plan(repo: Repo, as_of_us: int, now: int, *, rebuild: bool, allow_future: bool) -> _Plan:

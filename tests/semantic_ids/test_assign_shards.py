@@ -61,7 +61,7 @@ def test_the_union_of_the_shards_is_the_single_run(published: Repo, world: int) 
         (report,) = lifecycle.refresh(published, "a", ShardedWork(of, merge=True))
         assert report.new_rows == len(single)
         assert without_moment(published) == single
-        assert not (published.data / "shards" / "codes-a").exists()
+        assert not (published.data / "tmp" / "shards" / "codes-a").exists()
 
 
 def test_shards_extend_a_table_by_the_rows_it_lacks(published: Repo) -> None:
@@ -118,7 +118,9 @@ def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(tmp_path: Pat
     assert died.returncode == 1
     assert "expected 3 workers to finish, but those of these shards did not: 2/3 (exit code -9)" in died.stderr
     assert not table_path(repo, "a").exists()
-    finished = {path.name: path.stat().st_mtime_ns for path in (repo.data / "shards" / "codes-a").glob("[0-9]*")}
+    finished = {
+        path.name: path.stat().st_mtime_ns for path in (repo.data / "tmp" / "shards" / "codes-a").glob("[0-9]*")
+    }
     assert set(finished) == {"1-of-3", "3-of-3"}
     assert assign_shard(repo, "a", Shard(1, 3)) is None
     assert "sidkit codebooks assign a" in died.stderr
@@ -126,7 +128,7 @@ def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(tmp_path: Pat
     again = subprocess.run(command, env=environment_of(), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("was finished before") == 0
-    assert not (repo.data / "shards" / "codes-a").exists()
+    assert not (repo.data / "tmp" / "shards" / "codes-a").exists()
     sharded = without_moment(repo)
     forget_codes(repo)
     lifecycle.refresh(repo, "a")

@@ -64,7 +64,7 @@ def test_the_union_of_the_shards_is_the_single_build(tmp_path: Path, of: int) ->
         }
         for name, table in tables_of(repos[0]).items():
             assert tables_of(repos[1])[name].equals(table), name
-        assert not (repos[1].data / "shards" / "tables").exists()
+        assert not (repos[1].data / "tmp" / "shards" / "tables").exists()
     assert read_build(repos[1])["generation"] == read_build(repos[0])["generation"]
 
 
@@ -102,6 +102,16 @@ def test_shards_of_another_log_or_time_never_merge(repo: Repo) -> None:
         build_tables(repo, cut, work=ShardedWork(2, merge=True))
 
 
+def test_a_user_who_is_forgotten_is_in_no_shard(repo: Repo) -> None:
+    project, as_of = sidkit.open(repo.path), text(halves(1)[2])
+    project.build_shard(as_of, "1/1")
+    held = [path for path in repo.data.rglob("user_history.parquet") if "shards" in path.parts]
+    user = pq.read_table(held[0]).column("user_id")[0].as_py()
+    project.build(as_of)
+    project.forget([user])
+    assert not [path for path in repo.data.rglob("*.parquet") if "shards" in path.parts]
+
+
 def test_shards_to_be_put_together_need_a_time(repo: Repo) -> None:
     with pytest.raises(
         ConfigError, match="expected the --as-of of the shards to put them together, got none; state it"
@@ -137,7 +147,7 @@ def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(repo: Repo, t
     died = subprocess.run(build, env=environment, capture_output=True, text=True, check=False)
     assert died.returncode == 1
     assert "expected 2 workers to finish, but those of these shards did not: 1/2 (exit code -9)" in died.stderr
-    folder = repo.data / "shards" / "tables"
+    folder = repo.data / "tmp" / "shards" / "tables"
     assert [path.name for path in folder.glob("[0-9]*")] == ["2-of-2"]
     project = sidkit.open(repo.path)
     assert project.build_shard(as_of, "2/2") is None

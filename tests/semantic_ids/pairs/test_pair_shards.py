@@ -74,7 +74,7 @@ def test_a_missing_shard_is_refused_and_the_named_command_makes_it(repo: Repo) -
         project.fit("a", str(PRESET), fit_end="2020-01-21T00:00:00Z", force=True, shards=2, merge=True)
     run_advice(str(caught.value))
     sharded = project.fit("a", str(PRESET), fit_end="2020-01-21T00:00:00Z", force=True, shards=2, merge=True)
-    assert not (repo.data / "shards" / "pairs-a").exists()
+    assert not (repo.data / "tmp" / "shards" / "pairs-a").exists()
     single = project.fit("b", str(PRESET), fit_end="2020-01-21T00:00:00Z", force=True)
     assert sharded.content_hash == single.content_hash
 
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(tmp_path: Pat
     )
     assert died.returncode == 1
     assert "expected 2 workers to finish, but those of these shards did not: 1/2 (exit code -9)" in died.stderr
-    assert [path.name for path in (repo.data / "shards" / "pairs-a").glob("[0-9]*")] == ["2-of-2"]
+    assert [path.name for path in (repo.data / "tmp" / "shards" / "pairs-a").glob("[0-9]*")] == ["2-of-2"]
     project = sidkit.open(repo.path)
     assert not project.mine_shard("a", "2/2", str(PRESET))
     assert project.mine_shard("a", "1/2", str(PRESET))
