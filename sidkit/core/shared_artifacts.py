@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from sidkit.core.artifact import read_manifest
@@ -34,10 +35,21 @@ class Shared:
 class SharedArtifacts:
     """The artefacts of one repository and their shared root. Open it with :meth:`of`."""
 
-    def __init__(self, repo: Repo, root: ArtifactRoot) -> None:
+    def __init__(self, repo: Repo, url: str) -> None:
         self._folders = {CODEBOOKS: repo.codebooks, RANKERS: repo.rankers, REPORTS: repo.path / "artifacts" / REPORTS}
         self._runs = repo.runs
-        self.root = root
+        self._url = url
+
+    @cached_property
+    def root(self) -> ArtifactRoot:
+        """The shared root, opened when something is transferred: intact local copies need none.
+
+        Raises
+        ------
+        ConfigError
+            When no file system has such a URL, or its package is not installed.
+        """
+        return ArtifactRoot(self._url)
 
     @classmethod
     def of(cls, repo: Repo) -> SharedArtifacts | None:
@@ -46,10 +58,10 @@ class SharedArtifacts:
         Raises
         ------
         ConfigError
-            When no file system has such a URL, or the environment variable that it names is not set.
+            When the environment variable that it names is not set.
         """
         stated = repo.settings.artifacts.url
-        return cls(repo, ArtifactRoot(resolved_url(stated))) if stated else None
+        return cls(repo, resolved_url(stated)) if stated else None
 
     @classmethod
     def required(cls, repo: Repo) -> SharedArtifacts:

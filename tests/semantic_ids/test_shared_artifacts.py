@@ -202,6 +202,19 @@ def test_the_doctor_names_a_shared_folder_that_cannot_be_read(tmp_path: Path) ->
     assert "install its package" in problem.problem
 
 
+def test_an_intact_copy_is_used_without_the_shared_file_system(tmp_path: Path) -> None:
+    write_source(tmp_path / "source", ITEMS)
+    one = machine(tmp_path, "one", f"file://{tmp_path}/shared")
+    lifecycle.fit(one, "book", SPEC, CUT)
+    text = (one.path / "sidkit.toml").read_text()
+    (one.path / "sidkit.toml").write_text(text.replace(f"file://{tmp_path}/shared", "nosuch://bucket"))
+    offline = Repo.open(one.path)
+    load_committed(offline.codebooks / "book", Catalog.open(offline).codebook("book"))
+    shutil.rmtree(offline.codebooks / "book")
+    with pytest.raises(ConfigError, match="install its package"):
+        Catalog.open(offline).codebook("book")
+
+
 def test_the_folder_may_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_source(tmp_path / "source", ITEMS)
     one = machine(tmp_path, "one", "env:SHARED_FOLDER")

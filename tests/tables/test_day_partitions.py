@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.builders import fresh_repo
+from helpers.places import ROOT
 from helpers.source_builders import view_of
 from sidkit.core.clock import MICROS
 from sidkit.core.config import EngineSettings
@@ -209,3 +211,13 @@ def test_spark_and_arrow_read_the_folder_too(repo: Repo) -> None:
     found = pd.read_parquet(repo.sources / "numbers")
     assert len(found) == 6
     assert sorted(set(found["event_date"])) == ["2024-02-27", "2024-02-28", "2024-02-29"]
+
+
+def test_the_figures_of_the_guide_are_those_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "day_partitions.json").read_text())
+    page = (ROOT / "docs" / "how-to" / "partition-by-day.md").read_text()
+    for name in ("first tenth", "last tenth, TTL of a day", "all days"):
+        one_file, by_day = measured[name]["one file"], measured[name]["by day"]
+        assert f"| {one_file['cpu_s']} s | {by_day['cpu_s']} s | {by_day['rows']:,} |" in page
+    for name in ("one row fewer", "first_write"):
+        assert f"{measured[name]['cpu_s']} s" in page
