@@ -207,6 +207,7 @@ code-stats-costs: $(VENV)/.made
 # k-means of 1 million vectors beside faiss (same sample, same iterations), and every codebook command on 100,000 items.
 codebook-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/codebook_costs.py kmeans
+	$(BIN)/python benchmarks/codebook_costs.py read --work $(WORK)/codebook_costs
 	$(BIN)/python benchmarks/codebook_costs.py commands --work $(WORK)/codebook_costs
 	$(BIN)/python benchmarks/codebook_costs.py shards --rows 4000000 --work $(WORK)/codebook_costs
 

@@ -104,6 +104,9 @@ def constants() -> dict[str, Constant]:
             trained["cpu_s"] / trained["rows"] / 2 * 1e6, "µs per row and epoch", trained["of"] + ", `content_codes`"
         ),
         "fit_s": Constant(fit["cpu_s"], "s in all", fit["of"]),
+        "encode_us": Constant(
+            vectors["encode"]["cpu_s"] / items * 1e6, "µs per item", f"codebook_costs.json, {book}: reading and encoding"
+        ),
         "fit_bytes": Constant(
             vectors["encode"]["peak_mb"] * 2**20 / items, f"bytes per item of {dim} dimensions", f"codebook_costs.json, {book}"
         ),
@@ -149,8 +152,8 @@ def stages(scale: Scale = SCALE) -> list[Stage]:
         Stage("tables, from scratch, on Spark", scale.impressions, scale.impressions * spark, 0, False, "windows per key"),
         Stage("tables, one day more, on Spark", day, day * spark, 0, False, "windows per key"),
         Stage("statistics of codes", scale.impressions, scale.impressions * c["stats_us"] * us, 0, True, "DuckDB, one machine"),
-        Stage("codebook: fit", scale.items, c["fit_s"], scale.items * c["fit_bytes"] / 1e9, True,
-              "reading the vectors; it learns from a sample"),
+        Stage("codebook: fit", scale.items, c["fit_s"] + scale.items * c["encode_us"] * us,
+              scale.items * c["fit_bytes"] / 1e9, True, "reading the vectors; it learns from a sample"),
         Stage("codes of all items, on Spark", scale.items, scale.items * c["publish_us"] * us, 0, False, "distances"),
         Stage("frame, 1 billion rows", 1e9, 1e9 * c["frame_us"] * us, vectors_gb, True, "the driver holds a retrieval"),
         Stage("train, an epoch of 1 billion rows", 1e9, 1e9 * c["train_us"] * us, vectors_gb, True, "rows; item vectors"),

@@ -177,6 +177,21 @@ def pair_of(data: str, profile: str, options: argparse.Namespace) -> dict[str, A
         return in_a_process(compared, ours, theirs, [local, other])
 
 
+def lines_of(results: dict[str, Any]) -> list[str]:
+    """The rows of the page: cells that were compared, and how many differ."""
+    lines = []
+    for data, profiles in sorted(results.items()):
+        for profile, found in sorted(profiles.items()):
+            kinds = found["kinds"]
+            cells = [f"{kinds[kind]['cells']:,}" if kind in kinds else "-" for kind in KINDS]
+            users = found.get("users_at_most", 0)
+            differing = sum(each["differing"] for each in kinds.values())
+            lines.append(
+                f"| `{data}`{f', {users} users' if users else ''} | `{profile}` | {' | '.join(cells)} | {differing:,} |"
+            )
+    return lines
+
+
 def main() -> int:
     """Compare each data set and write the results; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -208,6 +223,7 @@ def main() -> int:
                 print(*(f"  {line}\n" for line in cells["where"]), sep="", end="", flush=True)
                 differing += cells["differing"]
             differing += not result["codebook_is_the_same"]
+    print("\n".join(lines_of(read_json(options.out) or {})))
     return int(differing > 0)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import json
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -45,8 +47,6 @@ def test_the_figures_of_the_page_are_those_that_the_script_computes(arithmetic: 
 
 
 def test_core_hours_grow_with_the_rows_and_a_fit_does_not(arithmetic: ModuleType) -> None:
-    import dataclasses
-
     twice = dataclasses.replace(arithmetic.SCALE, impressions=2 * arithmetic.SCALE.impressions)
     once, double = (
         {stage.name: stage.seconds for stage in arithmetic.stages(scale)} for scale in (arithmetic.SCALE, twice)
@@ -56,8 +56,6 @@ def test_core_hours_grow_with_the_rows_and_a_fit_does_not(arithmetic: ModuleType
 
 
 def test_the_figures_of_the_simulated_day_are_those_of_its_page(day: ModuleType) -> None:
-    import json
-
     runs = json.loads(day.OUT.read_text())["runs"]
     page = (ROOT / "docs" / "results" / "large-arithmetic.md").read_text()
     for run in runs:
@@ -119,6 +117,18 @@ def test_the_nodes_needed_are_the_fewest_within_the_aim_in_every_hour(day: Modul
     more = day.simulate_day(traffic, costs, 2 * nodes, options)
     for busy, idle in zip(hours, more, strict=True):
         assert busy["utilization"] > idle["utilization"] and busy["cache_hits"] > idle["cache_hits"] - 0.01
+
+
+def test_the_figures_of_parity_are_those_of_its_page_and_no_cell_differs() -> None:
+    profiles = importlib.import_module("parity")
+    results = json.loads(profiles.RESULTS.read_text())
+    page = (ROOT / "docs" / "results" / "parity.md").read_text()
+    assert results and all(line in page for line in profiles.lines_of(results))
+    for entries in results.values():
+        assert all(found["codebook_is_the_same"] for found in entries.values())
+        assert all(
+            kind["differing"] == 0 < kind["cells"] for found in entries.values() for kind in found["kinds"].values()
+        )
 
 
 TABLE: dict[str, Any] = {
