@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters clean
 
 $(VENV): $(VENV)/.made
 
@@ -177,6 +177,10 @@ codes: $(VENV)/.made
 gates: $(VENV)/.made
 	$(BIN)/python benchmarks/gates.py --work $(WORK)/gates $(OPEN) --data synthetic:clustered synthetic:strong \
 	  $(REAL:%=$(SIDKIT_DATA)/%)
+
+# Adapters that are refitted daily, and joint re-ranking, against their controls, on validation rows; OPEN=--open: on test rows.
+adapters: $(VENV)/.made
+	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters $(OPEN) --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made

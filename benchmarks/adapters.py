@@ -122,14 +122,14 @@ def costs(plan: Plan, rows: Dataset) -> dict[str, Any]:
     trial = next(each for each in plan.trials if each.arm == "id_content_joint" and each.seed == 0)
     ranker = RerankedRanker.load(plan.rankers / plan.ranker(trial))
     read = AdapterRows.of(rows, logits(ranker.base.score(rows)))
-    refit = {name: timed(lambda name=name: ADAPTER_NAMES.find(name).fit(read), 1) for name in ADAPTERS}
+    refit = {name: timed(ADAPTER_NAMES.find(name).fit, read) for name in ADAPTERS}
     requests: dict[str, Any] = {}
     for count in CANDIDATES:
         request = one_request(rows, count)
         with_it, without = [], []
         for _ in range(REQUESTS):  # in turn, so that another load of the machine meets both
-            without.append(timed(lambda request=request: ranker.base.score(request), 1))
-            with_it.append(timed(lambda request=request: ranker.score(request), 1))
+            without.append(timed(ranker.base.score, request))
+            with_it.append(timed(ranker.score, request))
         codes = request.items.codes[request.candidate]
         tokens = sum(len(np.unique(level[level >= 0])) for level in codes.T)
         medians = [1000 * float(np.median(each)) for each in (without, with_it)]
@@ -155,12 +155,11 @@ def one_request(rows: Dataset, count: int) -> Dataset:
     return replace(data, rows=labelled, history=np.ones(count, dtype=np.int32), **tables)
 
 
-def timed(work: Callable[[], object], times: int) -> float:
+def timed(work: Callable[[Any], object], argument: object) -> float:
     """Processor seconds of one call."""
     started = time.process_time()
-    for _ in range(times):
-        work()
-    return (time.process_time() - started) / times
+    work(argument)
+    return time.process_time() - started
 
 
 def print_tables(results: dict[str, Any]) -> None:

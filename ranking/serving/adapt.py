@@ -258,7 +258,7 @@ def _recent(
             "Add later events to the log and write their rows with `sidkit tables rows`, or adapt an earlier ranker"
         )
         parents = {name: iso(end) for name, end in ends.items()}
-        raise LeakageError(iso(end_us - round(days * DAY_US)), parents, training=True, remedy=remedy)
+        raise LeakageError(iso(max(end_us - round(days * DAY_US), 0)), parents, training=True, remedy=remedy)
     if not len(index):
         raise EvaluationError(
             f"expected labelled rows from {iso(start_us)} to {iso(end_us)}, got none; use more days, or a later end"

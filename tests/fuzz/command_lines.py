@@ -138,6 +138,8 @@ COMMANDS = (
     Command(("ranker", "export"), (), (REPO, ("--out", named_output(".onnx"))), (("--ranker", a_ranker), JSON), 2, heavy=True,
     outputs=("--out",)),
     Command(("ranker", "log"), (a_ranker,), (REPO,), (), 1),
+    Command(("ranker", "adapt"), (), (REPO,), (("--adapter", bad_text), ("--ranker", a_ranker), ("--arm", bad_text),
+    ("--other", a_ranker), ("--days", bad_number), ("--until", a_time), ("--reindex", flag), ("--promote", flag), JSON), 3),
     Command(("ranker", "show"), (a_ranker,), (REPO,), (), 2, True),
     Command(("upgrade",), (), (REPO,), (("--definitions", flag),), 3),
     Command(("relocate",), (), (REPO,), (), 2),

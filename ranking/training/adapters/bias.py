@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from ranking.evaluation.metrics import auc
 from ranking.training.adapters.base import Adapter, AdapterRows, halves, has_both
 from sidkit.core.arrays import Doubles, Ints
 
@@ -17,6 +17,7 @@ DECAYS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 """Precisions of the prior, the strongest first; the later half of the rows chooses one, or no correction at all."""
 LEAST_SCALE = 0.1
 """Least scale: a positive one keeps the order of an item's rows."""
+_SIGNIFICANT = 1.645
 _ROUNDS = 50
 _STEPS = (1.0, 0.5, 0.25, 0.125, 1 / 64, 0.0)
 _CLOSE = 1e-9
@@ -29,7 +30,8 @@ class BiasAdapter(Adapter):
     weight decay pulls both to the start, which leaves the frozen score as it is. The offset o is one number, fitted to all rows
     before and discarded: it takes up that a day has more or fewer clicks than the frozen scorer learned, which is no property
     of the items with rows. The published adapter is trained by stochastic gradients with one decay. Here both numbers of an
-    item are at the minimum, and the decay is that with the best AUC on the later half of the rows, fitted on the earlier half.
+    item are at the minimum, and the decay is that with the least log-loss of the later half of the rows, fitted on the earlier
+    half; if the gain over the frozen scores is not significant there (one-sided, 5 %), nothing is corrected.
 
     Parameters
     ----------
@@ -53,10 +55,10 @@ class BiasAdapter(Adapter):
         earlier, later = (rows.take(index) for index in halves(rows.at_us))
         if not has_both(earlier.label) or not has_both(later.label):
             return cls({}, {}, np.inf)
-        reached = {np.inf: auc(later.label, later.logit)}
-        for decay in DECAYS:
-            reached[decay] = auc(later.label, cls.fit_with(earlier, decay).logits(later))
-        return cls.fit_with(rows, max(reached, key=lambda decay: reached[decay]))
+        frozen = _losses(later.logit, later.label)
+        gains = {decay: frozen - _losses(cls.fit_with(earlier, decay).logits(later), later.label) for decay in DECAYS}
+        best = max(gains, key=lambda decay: float(gains[decay].mean()))
+        return cls.fit_with(rows, best if _is_above_0(gains[best]) else np.inf)
 
     @classmethod
     def fit_with(cls, rows: AdapterRows, decay: float) -> Self:
@@ -95,6 +97,19 @@ class BiasAdapter(Adapter):
         largest = float(np.abs(self._shift).max(initial=0.0))
         decay = self.decay if np.isfinite(self.decay) else 0.0
         return {"items": float(len(self._items)), "largest_shift": largest, "decay": decay}
+
+
+def _losses(logit: Doubles, label: npt.NDArray[np.int8]) -> Doubles:
+    """Log-loss of each row, after the best offset of all."""
+    moved = logit + _offset(logit, label.astype(np.float64))
+    losses: Doubles = np.logaddexp(0, moved) - label * moved
+    return losses
+
+
+def _is_above_0(gain: Doubles) -> bool:
+    """Whether the mean of a gain per row is above 0 by more than ``_SIGNIFICANT`` standard errors."""
+    error = float(gain.std(ddof=1)) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    return bool(gain.mean() > _SIGNIFICANT * error)
 
 
 def _offset(logit: Doubles, label: Doubles) -> float:
