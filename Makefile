@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs tune-arms-today clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates modalities deploy bench-onnx serve-faults events-latency test-services bench-redis codebook-costs stage-costs tune-arms-today clean
 
 $(VENV): $(VENV)/.made
 
@@ -167,6 +167,11 @@ codes: $(VENV)/.made
 gates: $(VENV)/.made
 	$(BIN)/python benchmarks/gates.py --work $(WORK)/gates $(OPEN) --data synthetic:clustered synthetic:strong \
 	  $(REAL:%=$(SIDKIT_DATA)/%)
+
+# CCFRec, Hi-SAM and MMQ-v2 against their inputs as plain features, and against their controls.
+modalities: $(VENV)/.made
+	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data $(SIDKIT_DATA)/ml_latest_small --groups ccfrec hisam
+	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data synthetic:clustered --groups mmq
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made

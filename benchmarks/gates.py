@@ -126,7 +126,7 @@ def work(plan: Plan) -> None:
         print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
 
 
-def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
+def compared(plan: Plan, *, opened: bool, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """AUC of all arms, and differences of pairs, on validation or test rows."""
     part = "test" if opened else "validation"
     rows = getattr(Parts.load(plan, plan.trials[0].frame), part)
@@ -148,7 +148,7 @@ def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
     found = []
     for name, known in values.items():
-        for arm, baseline in PAIRS:
+        for arm, baseline in pairs or PAIRS:
             if arm in known and baseline in known:
                 found.append(measured_difference(arm, baseline, name, known[arm], known[baseline]))
     return {
@@ -191,12 +191,12 @@ PAIRS = (
 """Arm and the arm that it is compared with."""
 
 
-def living(plan: Plan) -> dict[str, Any]:
+def living(plan: Plan, arms: str = "id_content|gatesid|blend_counts") -> dict[str, Any]:
     """Liveness of the parts of the ideas' arms, by arm and seed."""
     found: dict[str, Any] = {}
     for trial in plan.trials:
         details = plan.details(trial)
-        if details is None or not details.liveness or not re.match("id_content|gatesid|blend_counts", trial.arm):
+        if details is None or not details.liveness or not re.match(arms, trial.arm):
             continue
         parts = [record_json(part) for part in details.liveness if part.kind in ("gate", "attention")]
         found.setdefault(trial.arm, []).append({"parts": parts, "gate": details.gate, "weights": details.weights})
