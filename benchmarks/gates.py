@@ -99,10 +99,13 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
 
 def work(plan: Plan) -> None:
     """Run the unfinished trials; parts are forced off in the first seed only."""
-    context = replace(context_of(Repo.open(plan.repo), plan.frames[plan.trials[0].frame], plan.spec), first_epoch=False)
+    repo, frame = Repo.open(plan.repo), ""
     for trial in sorted(plan.all_trials, key=lambda trial: plan.arms[trial.arm].kind == "blend"):
         if plan.details(trial) is not None:
             continue
+        if trial.frame != frame:  # arms of another codebook have another frame
+            frame = trial.frame
+            context = replace(context_of(repo, plan.frames[frame], plan.spec), first_epoch=False)
         spec, started = plan.arms[trial.arm], time.process_time()
         if spec.kind == "blend":
             members = {name: plan.path(each) for name, each in plan.members(trial).items()}
