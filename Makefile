@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters modalities clean
 
 $(VENV): $(VENV)/.made
 
@@ -181,6 +181,11 @@ gates: $(VENV)/.made
 # Adapters that are refitted daily, and joint re-ranking, against their controls, on validation rows; OPEN=--open: on test rows.
 adapters: $(VENV)/.made
 	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters $(OPEN) --data synthetic:clustered $(REAL:%=$(SIDKIT_DATA)/%)
+
+# CCFRec, Hi-SAM and MMQ-v2 against their inputs as plain features, and against their controls.
+modalities: $(VENV)/.made
+	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data $(SIDKIT_DATA)/ml_latest_small --groups ccfrec hisam
+	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data synthetic:clustered --groups mmq
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made

@@ -102,10 +102,13 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
 
 def work(plan: Plan) -> None:
     """Run the unfinished trials; parts are forced off in the first seed only."""
-    context = replace(context_of(Repo.open(plan.repo), plan.frames[plan.trials[0].frame], plan.spec), first_epoch=False)
+    repo, frame = Repo.open(plan.repo), ""
     for trial in sorted(plan.all_trials, key=lambda trial: plan.arms[trial.arm].kind == "blend"):
         if plan.details(trial) is not None:
             continue
+        if trial.frame != frame:  # arms of another codebook have another frame
+            frame = trial.frame
+            context = replace(context_of(repo, plan.frames[frame], plan.spec), first_epoch=False)
         spec, started = plan.arms[trial.arm], time.process_time()
         if spec.kind == "blend":
             members = {name: plan.path(each) for name, each in plan.members(trial).items()}
@@ -129,7 +132,7 @@ def work(plan: Plan) -> None:
         print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
 
 
-def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
+def compared(plan: Plan, *, opened: bool, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """AUC of all arms, and differences of pairs, on validation or test rows."""
     part = "test" if opened else "validation"
     rows = getattr(Parts.load(plan, plan.trials[0].frame), part)
@@ -151,7 +154,7 @@ def compared(plan: Plan, *, opened: bool) -> dict[str, Any]:
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
     found = []
     for name, known in values.items():
-        for arm, baseline in PAIRS:
+        for arm, baseline in pairs or PAIRS:
             if arm in known and baseline in known:
                 found.append(measured_difference(arm, baseline, name, known[arm], known[baseline]))
     return {
@@ -204,12 +207,12 @@ PAIRS = (
 """Arm and the arm that it is compared with."""
 
 
-def living(plan: Plan) -> dict[str, Any]:
+def living(plan: Plan, arms: str = "id_content|gatesid|blend_counts") -> dict[str, Any]:
     """Liveness of the parts of the ideas' arms, by arm and seed."""
     found: dict[str, Any] = {}
     for trial in plan.trials:
         details = plan.details(trial)
-        if details is None or not details.liveness or not re.match("id_content|gatesid|blend_counts", trial.arm):
+        if details is None or not details.liveness or not re.match(arms, trial.arm):
             continue
         parts = [record_json(part) for part in details.liveness if part.kind in ("gate", "attention")]
         found.setdefault(trial.arm, []).append({"parts": parts, "gate": details.gate, "weights": details.weights})
