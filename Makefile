@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters modalities clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters modalities family table-budget clean
 
 $(VENV): $(VENV)/.made
 
@@ -186,6 +186,15 @@ adapters: $(VENV)/.made
 modalities: $(VENV)/.made
 	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data $(SIDKIT_DATA)/ml_latest_small --groups ccfrec hisam
 	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data synthetic:clustered --groups mmq
+
+# Every system that the papers are compared with, five seeds; it resumes. FAMILY can name systems, or open the test rows.
+family: $(VENV)/.made
+	$(BIN)/python benchmarks/family.py --work $(WORK)/family --jobs 2 --table $(FAMILY) --data synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
+
+# Codes instead of ids under one table size, with hashed ids as control.
+table-budget: $(VENV)/.made
+	$(BIN)/python benchmarks/table_budget.py --work $(WORK)/table_budget --table $(OPEN) --data synthetic:strong \
+	  $(REAL:%=$(SIDKIT_DATA)/%)
 
 # What attributes add on real data, whether rankers find what clicks depend on, and what attributes cost.
 attributes: $(VENV)/.made
