@@ -88,7 +88,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what was imported: a million objects that stay."""
+    """Refuse test modules that import Feast loudly, and let the garbage collector pass over what stays."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        raise pytest.UsageError(
+            "a test module imports Feast when it is imported, so that the metrics of services in this process go to files; "
+            "call sidkit.stores.quiet_import.quiet_feast() first, or import Feast and sidkit.stores.offline in the tests"
+        )
     gc.collect()
     gc.freeze()
 

@@ -55,7 +55,7 @@ def embed(
         Path | None, typer.Option(help="Cache folder. Default: embedding_cache next to the output file.")
     ] = None,
 ) -> None:
-    """Embed item texts and images with pretrained models, and attributes as columns.
+    """Embed texts, images and attributes of items.
 
     Unchanged items come from the cache.
     """

@@ -142,6 +142,7 @@ class HashedTexts:
     """A text model of no size: in place of :class:`semantic_ids.pretrained.text.TextEmbedder`."""
 
     group = 3
+    loose = False
 
     def __init__(self, spec: Any) -> None:
         self.folder = spec.model

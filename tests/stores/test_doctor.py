@@ -190,9 +190,10 @@ def test_the_command_and_every_apply_name_all_problems_and_apply_nothing(tmp_pat
     path = repo.path / "sources.py"
     text = path.read_text()
     path.write_text(
-        text.replace('path=str(TABLES / f"{name}.parquet")', 'path=f"data/tables/{name}.parquet"').replace(
-            'created_timestamp_column="created_timestamp",', ""
-        )
+        text.replace(
+            'str(DATA / "sources" / name if BY_DAY else DATA / "tables" / f"{name}.parquet")',
+            'f"data/tables/{name}.parquet"',
+        ).replace('created_timestamp_column="created_timestamp",', "")
     )
     told = run("--json")
     assert told.exit_code == 1

@@ -25,7 +25,6 @@ from sidkit.core.integrity import hashes_of, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.stores.offline.day_files import Within, files_within, moments_within
 from sidkit.stores.offline.point_in_time import PointInTime
-from sidkit.stores.offline.view_plans import plan_view
 from sidkit.tables.day_partitions import write_days
 
 DAY_US = 86_400 * MICROS
@@ -66,6 +65,8 @@ def stamps(repo: Repo) -> dict[str, int]:
 
 def joined(repo: Repo, path: Path, keys: list[int], at_us: list[int], held: int | None, ttl: timedelta | None) -> Any:
     from feast.types import Array, Float64
+
+    from sidkit.stores.offline.view_plans import plan_view
 
     view, _ = view_of(path, {"k": "INT64"}, {"f": Float64, "listed": Array(Float64)}, created="created_timestamp")
     view.ttl = ttl or timedelta(0)

@@ -172,7 +172,7 @@ def test_default_vectors_stay_out_of_dumps_and_decoded_ones_read_codes() -> None
     assert DECODED.model_dump()["vectors"] == "decoded" and DECODED.uses_codes(ModelSpec())
     assert ArmSpec(**DECODED.model_dump()) == DECODED
     assert DECODED.can_serve
-    with pytest.raises(ValidationError, match="a blend reads no item vectors"):
+    with pytest.raises(ValidationError, match="a blend arm reads no item vectors"):
         ArmSpec(kind="blend", of=("one", "two"), vectors="decoded")
     with pytest.raises(ValidationError, match="reads no codes"):
         ArmSpec(kind="gbdt", shuffle_codes=True, features=("!*code_*",))
