@@ -14,7 +14,6 @@ from helpers.builders import copy_of, write_tables
 from helpers.pit_oracle import cells, entity_frame, in_order
 from helpers.spark_builders import needs_spark, on_spark
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.repo import Repo
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
 from sidkit.tables import build_tables, ingest, read_build, read_log
 
@@ -25,12 +24,6 @@ pytestmark = [
 REFS = ["item_stats:clicks_7d", "user_stats:exposures_1d", "user_history:item_ids", "item_content:text"]
 
 
-def by_day(repo: Repo) -> Repo:
-    path = repo.path / "sidkit.toml"
-    path.write_text(path.read_text().replace("[engine]", '[engine]\npartitions = "day"'))
-    return Repo.open(repo.path)
-
-
 def test_days_have_the_cells_of_the_files_and_the_online_features(tmp_path: Path) -> None:
     write_tables(tmp_path / "source", attribute_tables(300))
     local = attribute_repo(tmp_path / "local", tmp_path / "source")
@@ -38,7 +31,7 @@ def test_days_have_the_cells_of_the_files_and_the_online_features(tmp_path: Path
     log = read_log(local)
     middle = (log.first_us + log.last_us) // 2
     build_tables(local, middle)
-    days = by_day(on_spark(copy_of(local, tmp_path / "days")))
+    days = on_spark(copy_of(local, tmp_path / "days"))
     rng = np.random.default_rng(0)
     frame = entity_frame(
         {name: [f"{name[0]}{n}" for n in rng.integers(0, 62, 40)] for name in ("user_id", "item_id")},
@@ -72,7 +65,7 @@ def test_days_have_the_cells_of_the_files_and_the_online_features(tmp_path: Path
 
 def test_days_older_than_their_table_are_refused(tmp_path: Path) -> None:
     write_tables(tmp_path / "source", attribute_tables(200))
-    repo = by_day(on_spark(attribute_repo(tmp_path / "repo", tmp_path / "source")))
+    repo = on_spark(attribute_repo(tmp_path / "repo", tmp_path / "source"))
     ingest(repo)
     log = read_log(repo)
     build_tables(repo, (log.first_us + log.last_us) // 2)
