@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def main() -> None:
     options = parser.parse_args()
     for data in options.data:
         began, name = time.process_time(), data_name(data)
-        plan = planned(data, options)
+        plan = replace(planned(data, options), loss_trials=())  # `sidkit ranker compare` trains without each loss
         work_through(plan, LineProgress(Console()))
         result = compared(plan, options) | {"cpu_seconds_in_all": round(time.process_time() - began)}
         held = read_json(RESULTS) if RESULTS.exists() else {}
