@@ -143,7 +143,7 @@ def test_the_page_of_results_links_to_every_page_of_the_documentation() -> None:
     assert all(path.is_file() for path in linked)
     single = {path for path in linked if not path.stem.startswith("rankers-")}
     assert single == {path for path in (ROOT / "docs" / "results").glob("*.md") if not path.stem.startswith("rankers-")}
-    assert len(page.splitlines()) < 40
+    assert len(page.splitlines()) < len(single) + 10, "one line per page"
 
 
 def test_csv_files_without_vectors_reach_a_score_in_three_commands(
