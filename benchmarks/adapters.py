@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +23,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from codes import measured_difference
-from gates import SLICES, TRAIN, TRAINING, VALIDATION
+from gates import compared, planned, print_tables
 from rich.console import Console
 
 from ranking.data.dataset import Dataset
-from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
-from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import load_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import Parts
 from ranking.experiments.comparison.trials import Plan, work_through
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
 from ranking.training.adapters import ADAPTER_NAMES, ADAPTERS
 from ranking.training.adapters.base import AdapterRows
-from ranking.training.arms import read_predictions
 from ranking.training.mixing import logits
 from ranking.training.reranked_ranker import RerankedRanker
 from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
-from sidkit.core.repo import SETTINGS_FILE, Repo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "adapters.json"
@@ -62,46 +54,6 @@ PAIRS = (
 """Arm and the arm that it is compared with."""
 CANDIDATES = (20, 100, 200, 500)
 REQUESTS = 40
-
-
-def planned(data: str, options: argparse.Namespace) -> Plan:
-    """Prepare the frame of a data set and list its trials."""
-    repo = prepare_repo(data, options.work / data_name(data))
-    settings = repo.path / SETTINGS_FILE
-    text = re.sub(r"(?m)^train = [0-9.]+", f"train = {TRAIN}", settings.read_text())
-    settings.write_text(re.sub(r"(?m)^validation = [0-9.]+", f"validation = {VALIDATION}", text))
-    repo = Repo.open(repo.path)
-    spec = load_preset("rqkmeans").ranker
-    rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update={**TRAINING, **rows})})
-    asked = CompareOptions(
-        data, load_arms(NAMED), spec, options.seeds, origins=1, impressions=options.impressions, equal_budgets=False
-    )
-    with repo.locked():
-        return Comparison(repo, asked, LineProgress(Console())).plan()[0]
-
-
-def compared(plan: Plan, rows: Dataset, part: str) -> dict[str, Any]:
-    """AUC of all arms, and differences of pairs."""
-    masks = {name: mask for name, mask in slices(rows).items() if name in SLICES}
-    evaluator = Evaluator(EvaluationRows.of(rows), masks)
-    values: dict[str, dict[str, MetricValue]] = {}
-    for arm in plan.arms:
-        scores = [read_predictions(plan.path(trial), part) for trial in plan.trials if trial.arm == arm]
-        for name, metrics in evaluator.evaluate(scores).items():
-            if "auc" in metrics.metrics:
-                values.setdefault(name, {})[arm] = metrics.metrics["auc"]
-    found = [
-        measured_difference(arm, baseline, name, known[arm], known[baseline])
-        for name, known in values.items()
-        for arm, baseline in PAIRS
-        if arm in known and baseline in known
-    ]
-    return {
-        "rows": len(rows),
-        "auc": {name: {arm: value.value for arm, value in known.items()} for name, known in values.items()},
-        "differences": [asdict(each) for each in found],
-    }
 
 
 def living(plan: Plan) -> dict[str, Any]:
@@ -162,32 +114,6 @@ def timed(work: Callable[[Any], object], argument: object) -> float:
     return time.process_time() - started
 
 
-def print_tables(results: dict[str, Any]) -> None:
-    """Print the differences as Markdown: one table per kind of rows and slice, one column per data set."""
-    for kind in ("validation", "test"):
-        for name in SLICES:
-            known = {data: each[kind] for data, each in results.items() if name in each.get(kind, {}).get("auc", {})}
-            if not known:
-                continue
-            print(f"\n### {kind}, {name}\n\n| arm | against | {' | '.join(known)} |\n|{' --- |' * (len(known) + 2)}")
-            for arm, baseline in PAIRS:
-                cells = [_cell(each["differences"], arm, baseline, name) for each in known.values()]
-                print(f"| `{arm}` | `{baseline}` | {' | '.join(cells)} |")
-            positives = [
-                next((each["positives"] for each in found["differences"] if each["slice"] == name), 0)
-                for found in known.values()
-            ]
-            print(f"| positives | | {' | '.join(f'{count:,}' for count in positives)} |")
-
-
-def _cell(differences: list[dict[str, Any]], arm: str, baseline: str, name: str) -> str:
-    for each in differences:
-        if (each["arm"], each["baseline"], each["slice"]) == (arm, baseline, name):
-            text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
-            return f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
-    return "-"
-
-
 def main() -> None:
     """Compare the arms on the data sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,14 +127,14 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     options = parser.parse_args()
     if options.table:
-        print_tables(read_json(RESULTS))
+        print_tables(read_json(RESULTS), PAIRS)
     for data in options.data:
         began, name = time.process_time(), data_name(data)
-        plan = replace(planned(data, options), loss_trials=())
+        plan = replace(planned(data, options, load_arms(NAMED)), loss_trials=())
         work_through(plan, LineProgress(Console()))
         part = "test" if options.open else "validation"
         rows = getattr(Parts.load(plan, plan.trials[0].frame), part)
-        result = {**compared(plan, rows, part), "seeds": options.seeds}
+        result = {**compared(plan, opened=options.open, pairs=PAIRS), "seeds": options.seeds}
         if not options.open:
             result |= {"liveness": living(plan), "costs": costs(plan, rows)}
         result |= {"cpu_seconds": round(time.process_time() - began)}

@@ -26,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 from codes import measured_difference
+from gates import interval_text
 from rich.console import Console
 
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
@@ -191,9 +192,7 @@ _COLUMNS: Sequence[tuple[str, str]] = (
 def _cell(each: Mapping[str, Any] | None, p: float | None) -> str:
     if each is None:
         return "-"
-    text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
-    text = f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
-    return text + (" *" if p is not None and p < 0.05 else "")
+    return interval_text(each) + (" *" if p is not None and p < 0.05 else "")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, con
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import without_loss
-from ranking.training.arms import train_arm
+from ranking.training.arms import ArmResult, train_arm
 from ranking.training.blend import blend_arm
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.mixing import best_weights, logits, probabilities
@@ -83,8 +83,8 @@ def changed(arm: ComparedArm, **settings: Any) -> ComparedArm:
     return ComparedArm.model_validate({**arm.model_dump(exclude_unset=True, exclude={"model"}), "model": model})
 
 
-def planned(data: str, options: argparse.Namespace) -> Plan:
-    """Prepare the frame of a data set and list its trials."""
+def planned(data: str, options: argparse.Namespace, wanted: Mapping[str, ComparedArm]) -> Plan:
+    """Prepare the frame of a data set and list the trials of the arms."""
     repo = prepare_repo(data, options.work / data_name(data))
     settings = repo.path / SETTINGS_FILE
     text = re.sub(r"(?m)^train = [0-9.]+", f"train = {TRAIN}", settings.read_text())
@@ -94,7 +94,7 @@ def planned(data: str, options: argparse.Namespace) -> Plan:
     rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update={**TRAINING, **rows})})
     asked = CompareOptions(
-        data, arms(), spec, options.seeds, origins=1, impressions=options.impressions, equal_budgets=False
+        data, wanted, spec, options.seeds, origins=1, impressions=options.impressions, equal_budgets=False
     )
     with repo.locked():
         return Comparison(repo, asked, LineProgress(Console())).plan()[0]
@@ -118,18 +118,24 @@ def work(plan: Plan) -> None:
                 spec = without_loss(spec, plan.spec.model, trial.without)
             measured = trial.seed == 0 and trial.without is None
             result = train_arm(replace(context, liveness=measured), trial.arm, spec, trial.seed, trial.name)
-        details = TrialDetails(
-            **{
-                **vars(result.details),
-                "mark": trial.mark,
-                "cpu_seconds": round(time.process_time() - started, 2),
-                "validation": result.validation_auc,
-                "liveness": result.liveness,
-            }
-        )
-        plan.path(trial).parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(plan.path(trial), result, details.as_json())
-        print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
+        saved(plan, trial, result, started)
+
+
+def saved(plan: Plan, trial: Trial, result: ArmResult, started: float) -> TrialDetails:
+    """Save and print the result of a trial that began at ``started`` seconds of processor time."""
+    details = TrialDetails(
+        **{
+            **vars(result.details),
+            "mark": trial.mark,
+            "cpu_seconds": round(time.process_time() - started, 2),
+            "validation": result.validation_auc,
+            "liveness": result.liveness,
+        }
+    )
+    plan.path(trial).parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(plan.path(trial), result, details.as_json())
+    print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
+    return details
 
 
 def compared(plan: Plan, *, opened: bool, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -219,14 +225,14 @@ def living(plan: Plan, arms: str = "id_content|gatesid|blend_counts") -> dict[st
     return found
 
 
-def print_tables(results: dict[str, Any]) -> None:
+def print_tables(results: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
     """Print the differences as Markdown: one table per kind of rows and slice, one column per data set."""
     for kind, name in itertools.product(("validation", "test"), SLICES):
         known = {data: each[kind] for data, each in results.items() if name in each.get(kind, {}).get("auc", {})}
         if not known:
             continue
         print(f"\n### {kind}, {name}\n\n| arm | against | {' | '.join(known)} |\n|{' --- |' * (len(known) + 2)}")
-        for arm, baseline in PAIRS:
+        for arm, baseline in pairs:
             cells = [_cell(each["differences"], arm, baseline, name) for each in known.values()]
             print(f"| `{arm}` | `{baseline}` | {' | '.join(cells)} |")
         positives = [
@@ -239,9 +245,14 @@ def print_tables(results: dict[str, Any]) -> None:
 def _cell(differences: Sequence[dict[str, Any]], arm: str, baseline: str, name: str) -> str:
     for each in differences:
         if (each["arm"], each["baseline"], each["slice"]) == (arm, baseline, name):
-            text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
-            return f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
+            return interval_text(each)
     return "-"
+
+
+def interval_text(each: Mapping[str, float]) -> str:
+    """A difference with its interval, bold if that excludes 0."""
+    text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
+    return f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
 
 
 def main() -> None:
@@ -258,10 +269,10 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
     options = parser.parse_args()
     if options.table:
-        print_tables(read_json(RESULTS))
+        print_tables(read_json(RESULTS), PAIRS)
     for data in options.data:
         began, name = time.process_time(), data_name(data)
-        plan = planned(data, options)
+        plan = planned(data, options, arms())
         if not options.losses:
             plan = replace(plan, loss_trials=())
         work(plan)

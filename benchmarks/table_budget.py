@@ -25,7 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 from codes import measured_difference
-from gates import changed
+from gates import changed, interval_text, saved
 from rich.console import Console
 
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
@@ -37,7 +37,7 @@ from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, con
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arms import train_arm
-from ranking.training.predictions import read_predictions, write_predictions
+from ranking.training.predictions import read_predictions
 from sidkit.api.progress import LineProgress
 from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
@@ -99,19 +99,7 @@ def trained(plan: Plan, trial: Trial) -> TrialDetails:
     result = train_arm(
         replace(context, liveness=trial.seed == 0), trial.arm, plan.arms[trial.arm], trial.seed, trial.name
     )
-    details = TrialDetails(
-        **{
-            **vars(result.details),
-            "mark": trial.mark,
-            "cpu_seconds": round(time.process_time() - started, 2),
-            "validation": result.validation_auc,
-            "liveness": result.liveness,
-        }
-    )
-    plan.path(trial).parent.mkdir(parents=True, exist_ok=True)
-    write_predictions(plan.path(trial), result, details.as_json())
-    print(f"{trial.name}: {details.validation:.4f}, {details.cpu_seconds} s of processor time", flush=True)
-    return details
+    return saved(plan, trial, result, started)
 
 
 def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -194,9 +182,7 @@ def _cell(found: dict[str, Any], arm: str, name: str) -> str:
     for each in found["differences"]:
         if (each["arm"], each["slice"]) == (arm, name):
             baseline = found["auc"][name][each["baseline"]]
-            text = f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]".replace("0.", ".")
-            marked = f"**{text}**" if each["low"] > 0 or each["high"] < 0 else text
-            return f"{baseline:.4f}".removeprefix("0") + f" {marked}"
+            return f"{baseline:.4f}".removeprefix("0") + f" {interval_text(each)}"
     return "-"
 
 
