@@ -44,7 +44,7 @@ def test_it_is_the_weighted_mean_over_groups_by_loops(seed: int) -> None:
     everything = np.concatenate([codes, new])
     index = [*range(2, 9), 1, 1, 1]
     items = ItemBatch(torch.tensor(index), torch.from_numpy(everything), torch.zeros(10, 2))
-    told = part(items).detach().numpy()
+    actual = part(items).detach().numpy()
     for place, code in enumerate(everything):
         own, count = table[index[place]], trained[place] if place < 7 else 0
         means = []
@@ -59,25 +59,25 @@ def test_it_is_the_weighted_mean_over_groups_by_loops(seed: int) -> None:
             weight = np.exp(aspects[used]) / np.exp(aspects[used]).sum()
             mean = sum(each * means[at] for each, at in zip(weight, used, strict=True))
             expected = (count * own + 4.0 * mean) / (count + 4.0)
-        assert told[place] == pytest.approx(expected, abs=1e-5), place
+        assert actual[place] == pytest.approx(expected, abs=1e-5), place
 
 
 def test_an_item_alone_in_all_its_groups_keeps_its_own_row() -> None:
     codes = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [1, 2, 2, 2]])
     part = part_of(codes, np.array([0, 1, 1, 2]))
     items = ItemBatch(torch.tensor([2, 3, 4]), torch.from_numpy(codes), torch.zeros(3, 2))
-    told = part(items)
-    assert told[0].detach().numpy() == pytest.approx(part.table.weight[2].detach().numpy(), abs=1e-6)
-    assert (told[1] - part.table.weight[3]).abs().max() > 0.01
+    actual = part(items)
+    assert actual[0].detach().numpy() == pytest.approx(part.table.weight[2].detach().numpy(), abs=1e-6)
+    assert (actual[1] - part.table.weight[3]).abs().max() > 0.01
 
 
 def test_a_new_item_has_the_rows_of_its_groups_and_without_any_that_of_the_unknown_id() -> None:
     codes = np.array([[0, 0, 0, 0], [0, 1, 1, 1]])
     part = part_of(codes, np.array([0, 1]))
     items = ItemBatch(torch.tensor([1, 1]), torch.tensor([[0, 2, 4, 4], [3, 2, 4, 4]]), torch.zeros(2, 2))
-    told = part(items).detach()
-    assert told[0].numpy() == pytest.approx(part.table.weight[2:4].mean(dim=0).detach().numpy(), abs=1e-6)
-    assert torch.equal(told[1], part.table.weight[1])
+    actual = part(items).detach()
+    assert actual[0].numpy() == pytest.approx(part.table.weight[2:4].mean(dim=0).detach().numpy(), abs=1e-6)
+    assert torch.equal(actual[1], part.table.weight[1])
 
 
 def test_a_group_keeps_its_most_trained_members_only() -> None:

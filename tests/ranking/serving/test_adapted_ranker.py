@@ -197,18 +197,18 @@ def test_a_command_that_was_killed_between_files_and_catalogue_is_repeated(
 
 def test_the_command_promotes_and_says_how_to_go_back(repo: Repo) -> None:
     before = Catalog.open(repo).serving_ranker().name
-    told = json.loads(
+    actual = json.loads(
         forked_sidkit(
             "ranker", "adapt", "--repo", repo.path, "--days", 3, "--arm", "id_content", "--json", cwd=repo.path
         ).stdout
     )
-    assert told["serving"] and told["before"] == before and told["adapter"] == "bias"
-    assert parse_time(told["fit_start"]) < parse_time(told["fit_end"])
+    assert actual["serving"] and actual["before"] == before and actual["adapter"] == "bias"
+    assert parse_time(actual["fit_start"]) < parse_time(actual["fit_end"])
     said = forked_sidkit("ranker", "adapt", "--repo", repo.path, "--days", 2, "--adapter", "gate", cwd=repo.path)
-    back = f"sidkit ranker promote {told['name']}"
+    back = f"sidkit ranker promote {actual['name']}"
     assert f"go back with `{back}`" in said.stderr + said.stdout
     forked_sidkit(*back.split()[1:], "--repo", repo.path, cwd=repo.path)
-    assert Catalog.open(repo).serving_ranker().name == told["name"]
+    assert Catalog.open(repo).serving_ranker().name == actual["name"]
 
 
 def test_a_scorer_that_changed_or_is_gone_is_noticed(repo: Repo) -> None:

@@ -37,7 +37,7 @@ def source(folder: Path) -> Path:
 def test_items_with_the_same_attribute_share_a_column_and_nothing_else_does(tmp_path: Path) -> None:
     spec = AttributeSpec(columns=("brand", "tags", "year", "imported"), width=4096)
     report = embed_items(source(tmp_path / "s"), tmp_path, {"attributes": spec}, tmp_path / "cache")
-    told = vectors_of(report, "attributes")
+    actual = vectors_of(report, "attributes")
     embedder = AttributeEmbedder(spec)
     expected = {
         "shoes": {"brand=acme", "tags=sale", "tags=new", "year=2001", "imported=true"},
@@ -48,7 +48,7 @@ def test_items_with_the_same_attribute_share_a_column_and_nothing_else_does(tmp_
         "thriller": {"brand=acme", "brand=zeta", "tags=old"},
     }
     for item, attributes in expected.items():
-        columns = set(np.flatnonzero(told[item]["attributes"]).tolist())
+        columns = set(np.flatnonzero(actual[item]["attributes"]).tolist())
         assert columns == {embedder.column_of(each) for each in attributes}, item
     assert report.modalities["attributes"].width == 4096
     again = embed_items(tmp_path / "s", tmp_path, {"attributes": spec}, tmp_path / "cache").modalities["attributes"]
