@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.backtest import Mine, backtest_split, cut_before_newest
 from semantic_ids.pairs.mining import ItemPairs, PairSpec, mine_pairs
-from sidkit.core.arrays import Floats
+from sidkit.core.arrays import Bools, Floats
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
@@ -29,6 +30,12 @@ class KnownItems:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def are_in(self, others: KnownItems) -> Bools:
+        """``bool [items]``: whether each item is among the others."""
+        # By hashes: numpy.isin compares every object with every other.
+        found: Bools = pd.Index(self.ids, dtype=object).isin(others.ids)
+        return found
 
 
 def known_items(repo: Repo, at_us: int) -> KnownItems:

@@ -79,7 +79,7 @@ def future_hits(
     vectors = content.encode(items.content)
     training = _training_pairs(repo, names, items, vectors, start_us)
     future = pairs_among(repo, items, vectors, end_us, EVALUATION_PAIRS, start_us=start_us)
-    evaluated = held_out_pairs(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
+    evaluated = held_out_pairs(future, items.are_in(before), training, most_triggers=MOST_TRIGGERS, seed=seed)
     if not len(evaluated):
         return NotMeasured(
             f"no pairs of clicks after {iso(start_us)} to evaluate ({len(future):,} pairs before removing training pairs)"
