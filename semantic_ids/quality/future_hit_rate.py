@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
@@ -79,7 +81,11 @@ def future_hits(
     vectors = content.encode(items.content)
     training = _training_pairs(repo, names, items, vectors, start_us)
     future = pairs_among(repo, items, vectors, end_us, EVALUATION_PAIRS, start_us=start_us)
-    evaluated = held_out_pairs(future, np.isin(items.ids, before.ids), training, most_triggers=MOST_TRIGGERS, seed=seed)
+    # Not np.isin, which compares objects with each other: a minute for 30,000 items.
+    known = pc.is_in(pa.array(items.ids, pa.string()), value_set=pa.array(before.ids, pa.string())).to_numpy(
+        zero_copy_only=False
+    )
+    evaluated = held_out_pairs(future, known, training, most_triggers=MOST_TRIGGERS, seed=seed)
     if not len(evaluated):
         return NotMeasured(
             f"no pairs of clicks after {iso(start_us)} to evaluate ({len(future):,} pairs before removing training pairs)"
