@@ -1,12 +1,12 @@
 """Time and memory of a long log on the profile `local`: ingest, tables, and a frame of a share of its rows.
 
-    python benchmarks/large_log.py [--impressions 10000000 100000000] [--share 20] [--memory 3GB] [--work .work/large_log]
+    python benchmarks/large_log.py [--impressions 10000000 100000000] [--share 20] [--work .work/large_log]
 
 Writes an invented log in parts, with an item per 100 impressions and a user per 50. Ingests it, builds the tables and retrieves
 the point-in-time features of one row in ``--share``, each stage in a process of its own: ``cpu_s`` is its processor time,
 ``seconds`` its time, ``peak_mb`` its peak memory, ``repo_mb`` the size of the repository afterwards, and ``load`` the average
 of the machine's load. A finished stage is kept in ``--work``: the same command resumes. ``--memory`` is the memory limit of
-DuckDB, in ``[engine]`` of sidkit.toml and in ``offline_store`` of feature_store.yaml.
+the ingest and the tables, ``--store-memory`` that of the retrieval, half of which its indexes may take.
 Results go to ``benchmarks/results/large_log.json``.
 """
 
@@ -51,7 +51,7 @@ def write(folder: Path, asked: dict[str, Any]) -> int:
     settings.write_text(text.replace(was, f'memory_limit = "{asked["memory"]}"'))
     store = repo.path / "feature_store.yaml"
     kind = "  type: sidkit.stores.offline.AsofDuckDBOfflineStore\n"
-    store.write_text(store.read_text().replace(kind, f"{kind}  memory_limit: {asked['memory']}\n", 1))
+    store.write_text(store.read_text().replace(kind, f"{kind}  memory_limit: {asked['store_memory']}\n", 1))
     return int(asked["impressions"])
 
 
@@ -151,7 +151,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--impressions", type=int, nargs="+", default=[10_000_000, 100_000_000])
     parser.add_argument("--share", type=int, default=20, help="one row in so many has its features retrieved")
-    parser.add_argument("--memory", default="3GB", help="memory limit of DuckDB")
+    parser.add_argument("--memory", default="3GB", help="engine.memory_limit in sidkit.toml")
+    parser.add_argument("--store-memory", default="5GB", help="offline_store.memory_limit in feature_store.yaml")
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "large_log")
     options = parser.parse_args()
     held = json.loads(RESULTS.read_text())["logs"] if RESULTS.exists() else []
@@ -162,6 +163,7 @@ def main() -> None:
             "items": impressions // 100,
             "share": options.share,
             "memory": options.memory,
+            "store_memory": options.store_memory,
         }
         logs[impressions] = run(options.work / str(impressions), asked)
         ordered = [logs[size] for size in sorted(logs)]
