@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 
 from sidkit.core.engine import literal, quoted
@@ -15,7 +16,12 @@ from sidkit.tables.keys import key_columns
 
 def write_first(opened: SqlConnection, name: str, path: Path, merged: str) -> int:
     """Write a table that does not exist yet, without a copy of its rows in memory or on disk; return their number."""
-    _copy(opened, name, path, f"({merged})")
+    try:
+        _copy(opened, name, path, f"({merged})")
+    except duckdb.OutOfMemoryException:  # computing the rows and sorting them one after the other needs less
+        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+        _copy(opened, name, path, "written")
+        opened.execute("DROP TABLE written")
     return int(pq.read_metadata(path).num_rows)
 
 
