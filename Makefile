@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs tick-costs tune-arms-today adapters modalities family table-budget clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs large-log tick-costs tune-arms-today adapters modalities family table-budget clean
 
 $(VENV): $(VENV)/.made
 
@@ -234,6 +234,10 @@ SIZES ?= 100000 1000000
 
 stage-costs: $(VENV)/.made
 	$(BIN)/python benchmarks/stage_costs.py --impressions $(SIZES) --work $(WORK)/stage_costs
+
+# Ingest, tables and a frame of 10 and 100 million impressions; it resumes. 40 GB of disk, and hours.
+large-log: $(VENV)/.made
+	$(BIN)/python benchmarks/large_log.py --work $(WORK)/large_log
 
 # Ticks, pushes and bytes by the size of the log; then the simulated day and the page computed from all measured costs.
 tick-costs: $(VENV)/.made

@@ -1,20 +1,22 @@
 """Processor time and memory of every stage of `sidkit run`, by the size of the log.
 
-    python benchmarks/stage_costs.py [--impressions 100000 1000000] [--items 20000] [--work .work/stage_costs]
+    python benchmarks/stage_costs.py [--impressions 100000 1000000] [--items N] [--preset large] [--work .work/stage_costs]
     python benchmarks/stage_costs.py --impressions --data ../shared/data/ml_latest_small [--preset rqkmeans]
 
-Writes an invented log per size and runs the preset ``rqkmeans`` on it with three arms and two epochs, in a process of its own.
-``cpu_s`` is the processor time of a stage, ``peak_mb`` the peak memory of the process until its end. 10 million impressions
-take more than an hour of one core. ``--data`` runs a preset as it is on real data sets, and reports the processor time of
-the stage ``evaluate`` beside that of all trainings. Results go to ``benchmarks/results/stage_costs.json``; what is not asked
-for stays as it was measured.
+Writes an invented log per size, with an item per ten impressions unless ``--items`` states another number, and runs a preset
+on it in a process of its own, with the defaults of ``sidkit run``. ``cpu_s`` is the processor time of a stage, ``peak_mb`` the
+peak resident memory of the process during it, and ``load`` the average of the machine's load at its end. 10 million
+impressions of 1 million items need 15 GB of disk. A run that was stopped resumes: its finished stages are kept in ``--work``
+until it ends. ``--data`` runs a preset as it is on real data sets, and reports the processor time of the stage ``evaluate``
+beside that of all trainings. Results go to ``benchmarks/results/stage_costs.json``; what is not asked for stays as it was
+measured.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before numpy and torch are loaded
 
 import argparse
 import json
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from attribute_costs import write_source
-from processes import in_a_process, peak_mb
+from processes import forget_peak, in_a_process, stage_peak_mb
 
 from sidkit.core.files import write_json
 from sidkit.core.progress import Progress, StageDone
@@ -32,98 +34,90 @@ from sidkit.core.progress import Progress, StageDone
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "stage_costs.json"
 WIDTH = 64
-PRESET = """
-[codebook]
-levels = 3
-beam = 4
-
-[ranker]
-serve = ["id_content", "content_codes"]
-
-[ranker.training]
-epochs = 2
-batch_rows = 512
-
-[arms.id_content]
-representations = ["id", "content"]
-features = ["!*code_*"]
-
-[arms.content_codes]
-representations = ["content"]
-features = ["!*code_*_1d", "!*code_*_7d"]
-
-[arms.gbdt]
-kind = "gbdt"
-features = ["!*code_*"]
-"""
 
 
 class Costs(Progress):
-    """Collects the costs of each finished stage."""
+    """Collects the costs of each finished stage, in a file from which a stopped run goes on."""
 
-    def __init__(self) -> None:
-        self.stages: list[dict[str, Any]] = []
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.stages: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         self._began = (time.process_time(), time.perf_counter())
+        forget_peak()
 
     def stage_finished(self, done: StageDone) -> None:
         """Add the time since the stage before."""
         now = (time.process_time(), time.perf_counter())
         cpu, seconds = (at - began for at, began in zip(now, self._began, strict=True))
-        cost = {"rows": done.rows, "cpu_s": round(cpu, 2), "seconds": round(seconds, 2), "peak_mb": peak_mb()}
-        self.stages.append({"stage": done.name, **cost})
-        print(self.stages[-1], flush=True)
-        self._began = now
+        known = done.name in [each["stage"] for each in self.stages]
+        if not (done.reused and known):
+            cost = {"rows": done.rows, "cpu_s": round(cpu, 2), "seconds": round(seconds, 2), "peak_mb": stage_peak_mb()}
+            self.stages.append({"stage": done.name, **cost, "load": round(os.getloadavg()[0], 1)})
+            write_json(self._path, self.stages)
+            print(self.stages[-1], flush=True)
+        forget_peak()
+        self._began = (time.process_time(), time.perf_counter())
+
+    def remark(self, text: str) -> None:
+        """Print it."""
+        print(text, flush=True)
+
+    warning = remark
 
 
 def run(folder: Path, data: str, preset: str) -> dict[str, Any]:
     """Run all stages; returns their costs."""
     from ranking.pipeline.run import run_preset
 
-    costs = Costs()
+    costs = Costs(folder / "costs.json")
     run_preset(folder / "repo", data, preset, progress=costs)
+    costs.stage_finished(StageDone("report", 0, 0.0, reused=False))
     size = sum(path.stat().st_size for path in (folder / "repo").rglob("*") if path.is_file())
-    return {"stages": costs.stages, "repo_mb": round(size / 2**20, 1)}
+    seconds, peaks = zip(*((each["seconds"], each["peak_mb"]) for each in costs.stages), strict=True)
+    whole = {"seconds": round(sum(seconds), 1), "peak_mb": max(peaks)}
+    return {"stages": costs.stages, **whole, "repo_mb": round(size / 2**20, 1)}
 
 
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--impressions", type=int, nargs="*", default=[100_000, 1_000_000])
-    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--items", type=int, help="default: an item per ten impressions")
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "stage_costs")
     parser.add_argument("--data", nargs="+", default=[], help="folders of real data sets")
-    parser.add_argument("--preset", default="rqkmeans", help="of --data")
+    parser.add_argument("--preset", help="default: large, and rqkmeans for --data")
     asked = parser.parse_args()
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     measured, real = held.get("runs", []), held.get("real", {})
     for impressions in asked.impressions:
-        folder = asked.work / str(impressions)
-        shutil.rmtree(folder, ignore_errors=True)
-        write_source(folder / "source", impressions, asked.items, False, WIDTH)
-        (folder / "costs.toml").write_text(PRESET)
-        result = {
-            "impressions": impressions,
-            "items": asked.items,
-            **in_a_process(run, folder, str(folder / "source"), str(folder / "costs.toml")),
-        }
+        items = asked.items or impressions // 10
+        preset = asked.preset or "large"
+        folder = asked.work / f"{impressions}-{items}"
+        source = folder / "source"
+        if not (folder / "written").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            write_source(source, impressions, items, False, WIDTH)
+            (folder / "written").touch()
+        costs = in_a_process(run, folder, str(source), preset)
+        result = {"impressions": impressions, "items": items, "preset": Path(preset).stem, **costs}
         result["load"] = round(os.getloadavg()[1], 1)
         measured = sorted(
-            [*(old for old in measured if (old["impressions"], old["items"]) != (impressions, asked.items)), result],
+            [*(old for old in measured if (old["impressions"], old["items"]) != (impressions, items)), result],
             key=lambda each: (int(each["impressions"]), int(each["items"])),
         )
         _save(measured, real)
         shutil.rmtree(folder)
     for data in asked.data:
-        folder = asked.work / Path(data).name
+        folder, preset = asked.work / Path(data).name, asked.preset or "rqkmeans"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        stages = in_a_process(run, folder, data, asked.preset)["stages"]
+        stages = in_a_process(run, folder, data, preset)["stages"]
         cpu = {
             kind: round(sum(each["cpu_s"] for each in stages if each["stage"].startswith(kind)), 2)
             for kind in ("train", "evaluate")
         }
         real[Path(data).name] = {
-            "preset": Path(asked.preset).stem,
+            "preset": Path(preset).stem,
             "stages": stages,
             "cpu_s": cpu,
             "load": round(os.getloadavg()[1], 1),

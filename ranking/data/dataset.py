@@ -118,6 +118,22 @@ class Dataset:
             coded=self.coded.take(index) if self.coded is not None else None,
         )
 
+    def with_own_tables(self) -> Dataset:
+        """The same rows with tables of their items and histories alone, in the same order."""
+        histories, history = np.unique(np.append(0, self.history), return_inverse=True)
+        listed = self.history_items[histories]
+        used = np.concatenate([[0], self.candidate, listed.ravel()])
+        items, place = np.unique(used, return_inverse=True)
+        candidate, of_history = np.split(place[1:].astype(np.int32), [len(self)])
+        return replace(
+            self,
+            candidate=candidate,
+            history=history[1:].astype(np.int32),
+            history_items=of_history.reshape(listed.shape),
+            history_us=self.history_us[histories],
+            items=self.items.take(items),
+        )
+
     def narrowed(self, schema: FeatureSchema) -> Dataset:
         """The same rows with some of the extra features.
 

@@ -32,8 +32,8 @@ from sidkit.core.repo import Repo
 from sidkit.core.stages import StageResult
 from sidkit.stores.feast_repo import open_store
 
-CHUNK_ROWS = 4 * GROUP_ROWS
-"""Rows per retrieval of features."""
+CHUNK_ROWS = 20 * GROUP_ROWS
+"""Rows per retrieval of features; see :data:`ranking.data.frame_builder.READ_ROWS`."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 CHUNK_ROWS = 200_000
-"""Rows per retrieval of features."""
+"""Rows that are built at a time."""
+READ_ROWS = 5 * CHUNK_ROWS
+"""Rows whose features are read at a time: those of a table beyond the memory limit are read again each time."""
 
 
 def build_dataset(
@@ -213,14 +215,22 @@ class FrameBuilder:
             columns |= code_counts(self._by_code, codes[candidate], views, rows.user_ids, rows.at_us, self._rate)
         return stacked(self.schema, columns, len(rows))
 
-    def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
-        """Retrieve and add rows, ``chunk_rows`` at a time."""
+    def retrieve(
+        self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS, read_rows: int = READ_ROWS
+    ) -> FrameRows:
+        """Read the views of ``read_rows`` rows at a time, and add ``chunk_rows`` of them at a time."""
         parts = []
-        for start in range(0, max(len(rows), 1), chunk_rows):
-            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
-            keys = {**(chunk.context or {}), "user_id": chunk.user_ids, "item_id": chunk.item_ids}
-            views = of_rows(keys, chunk.at_us)
-            parts.append(self.add(views, chunk))
+        for start in range(0, max(len(rows), 1), read_rows):
+            read = rows.take(np.arange(start, min(start + read_rows, len(rows))))
+            keys = {**(read.context or {}), "user_id": read.user_ids, "item_id": read.item_ids}
+            views = of_rows(keys, read.at_us)
+            if len(read) <= chunk_rows:
+                parts.append(self.add(views, read))
+                continue
+            for first in range(0, len(read), chunk_rows):
+                chunk = slice(first, min(first + chunk_rows, len(read)))
+                of_chunk = {name: view.part(chunk) for name, view in views.items()}
+                parts.append(self.add(of_chunk, read.take(np.arange(chunk.start, chunk.stop))))
         return FrameRows.joined(parts)
 
     def assemble(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> Dataset:

@@ -32,6 +32,12 @@ def is_shared(history: Tensor) -> bool:
     return not is_plain() and len(history) > 1 and history.stride(0) == 0
 
 
+def longest(mask: Tensor) -> int:
+    """Columns of a mask ``bool [rows, length]`` up to the last one with a true value, at least 1."""
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return max(int((mask.any(dim=0) * places).amax()), 1)
+
+
 def weighted_rows(matrix: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """``sum_k weight[i, k] matrix[index[i, k]]``: ``float32 [items, dim]`` of ``matrix`` ``[rows, dim]``, ``index`` int64 and
     ``weight`` float32 ``[items, count]``, without holding the gathered rows ``[items, count, dim]``.

@@ -60,6 +60,18 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, index: Ints) -> ItemTable:
+        """Select item versions by index ``int64 [items]``."""
+        known = self.numbered
+        return replace(
+            self,
+            ids=self.ids[index],
+            codes=self.codes[index],
+            content=self.content[index],
+            attributes=self.attributes.take(index) if self.attributes is not None else None,
+            numbered=replace(known, rows=known.rows[index]) if known is not None else None,
+        )
+
     def decoded(self, decode: Callable[[Codes], Floats]) -> ItemTable:
         """The same item versions with vectors decoded from their codes instead of the encoder's.
 

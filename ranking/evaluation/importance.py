@@ -59,7 +59,7 @@ def permutation_importance(score: Score, data: Dataset, seed: int = 0) -> tuple[
     """
     rng = np.random.default_rng(seed)
     if len(data) > MOST_ROWS:
-        data = data.take(np.sort(rng.choice(len(data), MOST_ROWS, replace=False)))
+        data = data.take(np.sort(rng.choice(len(data), MOST_ROWS, replace=False))).with_own_tables()
     label = data.rows.label
     masks = {name: mask for name, mask in slices(data).items() if name in SLICES and 0 < label[mask].mean() < 1}
     before = _aucs(score(data), label, masks)

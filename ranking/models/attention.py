@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ranking.data.gather_rows import gather_rows, is_shared
+from ranking.data.gather_rows import gather_rows, is_shared, longest
 from ranking.data.plain import is_plain
 from ranking.models.parts import Attention
 from ranking.models.spec import ModelSpec
 
 _BLOCK = 256
-"""Rows per block on a CPU, so that the gathered histories fit in cache."""
+"""Rows per block on a CPU, so that the gathered histories fit in cache; a block is as wide as its longest history."""
 _LARGEST_SCALE = 100.0
 """Upper limit of a learned scale of cosines."""
 _SCALE_RATE = 10.0
@@ -243,17 +243,17 @@ class _Attend(torch.autograd.Function):
         key_scale: Tensor | None,
         share: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        weights = queries.new_empty((*queries.shape[:2], history.shape[1]))
-        dots = None if key_scale is None else torch.empty_like(weights)
+        weights = queries.new_zeros((*queries.shape[:2], history.shape[1]))
+        dots = None if key_scale is None else torch.zeros_like(weights)
         maps = queries.shape[1] // (1 if share is None else 2)
         pooled = queries.new_empty((len(queries), maps, queries.shape[2]))
-        for rows in _blocks(queries):
+        for rows, used in _blocks(bucket, len(recency)):
             of_rows = None if share is None else share[rows]
-            pooled[rows], weights[rows], scaled = _pool(
-                queries[rows], items, recency, history[rows], bucket[rows], key_scale, of_rows
+            pooled[rows], weights[rows, :, used], scaled = _pool(
+                queries[rows], items, recency, history[rows, used], bucket[rows, used], key_scale, of_rows
             )
             if dots is not None and scaled is not None:
-                dots[rows] = scaled
+                dots[rows, :, used] = scaled
         ctx.save_for_backward(queries, items, history, bucket, weights, key_scale, dots, share)
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)  # do not allocate zeros for the weights' gradient
@@ -266,12 +266,13 @@ class _Attend(torch.autograd.Function):
         queries, items, history, bucket, weights, key_scale, dots, share = ctx.saved_tensors
         of_share = None if share is None else torch.empty_like(share)
         of_scale = None if key_scale is None else torch.zeros_like(key_scale)
-        of_queries, of_items, of_score = torch.empty_like(queries), torch.zeros_like(items), torch.empty_like(weights)
+        of_queries, of_items, of_score = torch.empty_like(queries), torch.zeros_like(items), torch.zeros_like(weights)
         # d(item) = map * d(pooled) + scale * d(score) * query
         back = torch.cat([gradient, queries], dim=1)
-        for rows in _blocks(queries):
-            places = history[rows].flatten()
-            past, weight = gather_rows(items, history[rows]), weights[rows]
+        for rows, used in _blocks(bucket, ctx.buckets):
+            history_of_rows = history[rows, used]
+            places = history_of_rows.flatten()
+            past, weight = gather_rows(items, history_of_rows), weights[rows, :, used]
             maps, of_maps = weight, torch.bmm(gradient[rows], past.transpose(1, 2))
             if share is not None and of_share is not None:
                 part = share[rows, None, None]
@@ -281,10 +282,10 @@ class _Attend(torch.autograd.Function):
                 of_maps = torch.cat([of_maps * (1 - part), of_maps * part], dim=1)
             of_weight = weight * of_maps
             score = of_weight - weight * of_weight.sum(dim=2, keepdim=True)
-            of_score[rows] = score
+            of_score[rows, :, used] = score
             if of_scale is not None:
-                of_scale.index_add_(0, places, (score * dots[rows]).transpose(1, 2).flatten(0, 1))
-                score = score * gather_rows(key_scale, history[rows]).transpose(1, 2)
+                of_scale.index_add_(0, places, (score * dots[rows, :, used]).transpose(1, 2).flatten(0, 1))
+                score = score * gather_rows(key_scale, history_of_rows).transpose(1, 2)
             of_queries[rows] = torch.bmm(score, past)
             both = torch.cat([maps, score], dim=1).transpose(1, 2)
             of_items.index_add_(0, places, torch.bmm(both, back[rows]).flatten(0, 1))
@@ -320,7 +321,9 @@ def _pool(
     return torch.bmm(mixed_maps(weights, share), past), weights, dots
 
 
-def _blocks(rows: Tensor) -> list[slice]:
-    """Split the rows into blocks on a CPU; one block on a GPU."""
-    size = _BLOCK if rows.device.type == "cpu" else max(len(rows), 1)
-    return [slice(start, start + size) for start in range(0, len(rows), size)]
+def _blocks(bucket: Tensor, padding: int) -> list[tuple[slice, slice]]:
+    """Blocks of rows on a CPU, each with the columns up to its last one that is no padding; one block of all on a GPU."""
+    if bucket.device.type != "cpu" or not bucket.numel():
+        return [(slice(0, len(bucket)), slice(0, bucket.shape[1]))]
+    rows = [slice(start, start + _BLOCK) for start in range(0, len(bucket), _BLOCK)]
+    return [(each, slice(0, longest(bucket[each] < padding))) for each in rows]

@@ -169,12 +169,14 @@ def boost(
         random_state=seed,
     )
     model.fit(rows, training.rows.label)
-    label = validation.rows.label
+    label, seen = validation.rows.label, features_of(validation)
     best, best_trees = -1.0, _STEP
-    for number, probability in enumerate(model.staged_predict_proba(features_of(validation)), start=1):
+    for number, probability in enumerate(model.staged_predict_proba(seen), start=1):
         if number % _STEP == 0 and (reached := auc(label, probability[:, 1])) > best:
             best, best_trees = reached, number
-    predictions = tuple(_staged(model, features_of(data), best_trees) for data in others)
+    predictions = tuple(
+        _staged(model, seen if data is validation else features_of(data), best_trees) for data in others
+    )
     measured: tuple[Importance, ...] = ()
     if importance:
         measured = permutation_importance(lambda data: _staged(model, features_of(data), best_trees), validation, seed)

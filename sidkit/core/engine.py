@@ -39,7 +39,7 @@ def connection(
     try:
         whole = _shared(engine.threads, engine.memory_limit, spills, os.getpid()) if shared else None
         opened = _instance(engine.threads, engine.memory_limit, spills) if whole is None else whole.cursor()
-        opened.execute("SET TimeZone = 'UTC'")
+        opened.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # a bar would be printed to stdout
         yield opened
     except Exception as error:
         if not _is_out_of_memory(error):

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import literal, quoted, working_on
+from sidkit.core.engine import literal, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID
-from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, replaced, write_sealed
+from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
 from sidkit.core.sql_connection import SqlConnection
@@ -42,6 +42,7 @@ from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
 from sidkit.tables.rows import NO_FEATURES, merged_query, set_times
+from sidkit.tables.table_files import write_first, write_table
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -313,6 +314,7 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
         rows, new = {}, {}
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
+            path = repo.tables / f"{name}.parquet"
             with working_on(f"building the table {name}"):
                 if name in affinity:
                     kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
@@ -323,12 +325,15 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
                 if folders and name in TABLES:
                     parts = ", ".join(literal(folder / f"{name}.parquet") for folder in folders)
                     merged = f"SELECT * FROM read_parquet([{parts}])"
+                if known is None and repo.settings.engine.tables == "duckdb" and not path.exists():
+                    rows[name] = new[name] = write_first(opened, name, path, merged)
+                    continue
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
                     of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
                     changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
-                rows[name], new[name] = _write(opened, name, repo.tables / f"{name}.parquet", known)
+                rows[name], new[name] = write_table(opened, name, path, known)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
     manifest = {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted}
@@ -376,17 +381,3 @@ def _is_whole(path: Path) -> bool:
     except ArtifactCorruptError:
         return False
     return True
-
-
-def _write(opened: SqlConnection, name: str, path: Path, before: dict[str, Any] | None) -> tuple[int, int]:
-    """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows."""
-    counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
-    if before is None or counts[1] or counts[0] != before["rows"].get(name):
-        order = ", ".join(map(quoted, key_columns(name)))
-        with replaced(path, path.parent / _MANIFEST) as temporary:
-            opened.execute(
-                f"COPY (SELECT * EXCLUDE (_fresh) FROM written ORDER BY event_timestamp, {order}) "
-                f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-            )
-    opened.execute("DROP TABLE written")
-    return int(counts[0]), int(counts[1])

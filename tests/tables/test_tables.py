@@ -184,14 +184,14 @@ def test_a_build_killed_between_two_tables_is_finished_by_the_next(
     repo = built(repo_path, half, START + 2 * DAY)
     write_world_source(repo_path.parent / "source", small_world(events))
     ingest(repo)
-    original = builder._write
+    original = builder.write_table
 
     def dies_at_the_third(opened, name, *rest):  # type: ignore[no-untyped-def]
         if name == "user_history":
             raise KeyboardInterrupt
         return original(opened, name, *rest)
 
-    monkeypatch.setattr(builder, "_write", dies_at_the_third)
+    monkeypatch.setattr(builder, "write_table", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build_tables(repo, START + 40 * DAY)
     monkeypatch.undo()

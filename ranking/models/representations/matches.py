@@ -7,9 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranking.data.batch import ItemBatch
-from ranking.data.gather_rows import gather_rows, is_shared
+from ranking.data.gather_rows import gather_rows, is_shared, longest
+from ranking.data.plain import is_plain
 
 CONTENT_MATCHES = 3
+_BLOCK = 256
+"""Rows per block on a CPU, whose gathered histories fit in cache; a block is as wide as its longest history."""
 
 
 def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: Tensor, columns: slice) -> Tensor:
@@ -34,8 +37,20 @@ def content_matches(items: ItemBatch, candidate: Tensor, history: Tensor, mask: 
     shared = is_shared(history) and is_shared(mask)
     if shared:
         history, mask = history[:1], mask[:1]  # one row for all
-    count, weight = mask.sum(dim=1), mask.to(content.dtype)
     unit = functional.normalize(content, dim=1)
+    if shared or is_plain() or content.device.type != "cpu" or not mask.numel():
+        return _matches(unit, candidate, history, mask, shared)
+    blocks = []
+    for start in range(0, len(candidate), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        used = slice(0, longest(mask[rows]))
+        blocks.append(_matches(unit, candidate[rows], history[rows, used], mask[rows, used], shared))
+    return torch.cat(blocks)
+
+
+def _matches(unit: Tensor, candidate: Tensor, history: Tensor, mask: Tensor, shared: bool) -> Tensor:
+    """:func:`content_matches` of some rows by the items' unit vectors ``float32 [items, dim]``."""
+    count, weight = mask.sum(dim=1), mask.to(unit.dtype)
     candidates, past = gather_rows(unit, candidate), gather_rows(unit, history)
     cosine = candidates @ past[0].t() if shared else torch.bmm(past, candidates[:, :, None]).squeeze(2)
     largest = torch.where(count > 0, cosine.masked_fill(~mask, -1).amax(dim=1), 0.0)

@@ -24,7 +24,8 @@ from sidkit.stores.offline.key_numbers import KeyNumbers
 from sidkit.stores.offline.row_order import by_key_and_time
 
 _BLOCK = 65_536
-_LONG_AGO = np.int64(-(2**62))
+LONG_AGO = np.int64(-(2**62))
+"""Stands for a missing time, microseconds."""
 _Micros: TypeAlias = pa.Array | pa.ChunkedArray
 
 
@@ -75,15 +76,15 @@ class SearchIndex:
         rows, present, valid_keys = np.arange(len(event_us)), None, list(keys)
         if not whole:
             present = functools.reduce(pc.and_, map(pc.is_valid, needed))
-            rows = np.flatnonzero(_numpy(present))
+            rows = np.flatnonzero(as_ints(present))
             valid_keys = [column.filter(present) for column in keys]
         numbers, code = KeyNumbers.learn(valid_keys, len(rows))
-        event = _numpy(event_us if whole else event_us.filter(present))
+        event = as_ints(event_us if whole else event_us.filter(present))
 
         def created() -> Ints:
             values = created_us() if callable(created_us) else created_us
             assert values is not None
-            return _numpy((values if whole else values.filter(present)).fill_null(int(_LONG_AGO)))
+            return as_ints((values if whole else values.filter(present)).fill_null(int(LONG_AGO)))
 
         if cut:
             return cls._cut(numbers, code, event, created(), rows)
@@ -132,42 +133,59 @@ class SearchIndex:
             When the key types differ from those of the feature table.
         """
         code = self.numbers.look_up(keys, len(at_us))
-        at = _numpy(at_us.fill_null(int(_LONG_AGO)))
-        numbers = np.empty(len(at), dtype=np.int64)
+        at = as_ints(at_us.fill_null(int(LONG_AGO)))
         most = int(np.diff(self.start).max(initial=0))
 
-        def search(first: int) -> None:
-            block = slice(first, first + _BLOCK)
-            numbers[block] = self._search(code[block], at[block], most, ttl_us)
+        def search(block: slice) -> Ints:
+            return self._search(code[block], at[block], most, ttl_us)
 
-        firsts = range(0, len(at), _BLOCK)
-        if threads == 1 or len(firsts) < 2:
-            for first in firsts:
-                search(first)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(search, firsts))
-        return numbers
+        return in_blocks(search, len(at), threads)
 
     def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
         known = code >= 0
         safe = np.where(known, code, 0) if len(self.start) > 1 else np.zeros(len(code), dtype=np.int64)
         before = self.start[safe]
         end = self.start[safe + 1] if len(self.start) > 1 else before
-        place = before.copy()
-        step = 1 << max(most.bit_length() - 1, 0)
-        last = len(self.moment) - 1
-        while step and most:
-            tried = place + step
-            fits = tried <= end
-            fits &= self.moment[np.minimum(tried, last)] <= at
-            place = np.where(fits, tried, place)
-            step >>= 1
+        place = last_not_after(self.moment, before, end, at, most)
         seen = known & (place > before)
         if ttl_us:
             event = self.moment if self.event is None else self.event
             seen &= event[place] >= at - ttl_us
         return np.where(seen, self.number[place], -1)
+
+
+def in_blocks(search: Callable[[slice], Ints], rows: int, threads: int) -> Ints:
+    """Search blocks of rows that fit the processor's cache, on several threads; returns ``int64 [rows]``."""
+    numbers = np.empty(rows, dtype=np.int64)
+    blocks = [slice(first, first + _BLOCK) for first in range(0, rows, _BLOCK)]
+
+    def search_block(block: slice) -> None:
+        numbers[block] = search(block)
+
+    if threads == 1 or len(blocks) < 2:
+        for block in blocks:
+            search_block(block)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(search_block, blocks))
+    return numbers
+
+
+def last_not_after(values: npt.NDArray[np.integer], before: Ints, end: Ints, at: Ints, most: int) -> Ints:
+    """The last place in each range ``(before, end]`` of ascending values whose value is not above ``at``; ``before`` if none.
+
+    ``most`` is the length of the longest range.
+    """
+    place = before.copy()
+    step = 1 << max(most.bit_length() - 1, 0)
+    last = len(values) - 1
+    while step and most:
+        tried = place + step
+        fits = tried <= end
+        fits &= values[np.minimum(tried, last)] <= at
+        place = np.where(fits, tried, place)
+        step >>= 1
+    return place
 
 
 def newest_rows(
@@ -181,8 +199,8 @@ def newest_rows(
 
     Null keys count as one key, as in Feast's own stores.
     """
-    event = _numpy(event_us.fill_null(int(_LONG_AGO)))
-    inside = event != _LONG_AGO
+    event = as_ints(event_us.fill_null(int(LONG_AGO)))
+    inside = event != LONG_AGO
     if start_us is not None:
         inside &= event >= start_us
     if end_us is not None:
@@ -190,7 +208,7 @@ def newest_rows(
     rows = np.flatnonzero(inside)
     chosen_keys = [column.take(pa.array(rows)) for column in keys]
     _, code = KeyNumbers.learn(chosen_keys, len(rows))
-    created = None if created_us is None else lambda: _numpy(created_us.fill_null(int(_LONG_AGO)))[rows]
+    created = None if created_us is None else lambda: as_ints(created_us.fill_null(int(LONG_AGO)))[rows]
     order = by_key_and_time(code, event[rows], created)
     ordered = code[order]
     last_of_key = np.append(ordered[1:] != ordered[:-1], len(rows) > 0)[: len(rows)]
@@ -215,12 +233,13 @@ def _starts(code: Ints, count: int) -> Ints:
 def _led(values: Ints | None, order: Ints) -> Ints:
     """Values in an order, after the sentinel; without values, the order."""
     led = np.empty(len(order) + 1, dtype=np.int64)
-    led[0] = _LONG_AGO
+    led[0] = LONG_AGO
     led[1:] = order if values is None else values[order]
     return led
 
 
-def _numpy(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def as_ints(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A column without nulls as an array."""
     array: npt.NDArray[np.int64] = (
         column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
     )

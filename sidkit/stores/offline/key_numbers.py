@@ -57,6 +57,35 @@ class _Numbering:
         return np.where(known, code, -1)
 
 
+class GrowingNumbers:
+    """Numbers the distinct values of a column without nulls that is given in parts, in the order of their first row."""
+
+    def __init__(self) -> None:
+        self._values: pa.Array | None = None
+
+    def codes(self, column: Column) -> npt.NDArray[np.int32]:
+        """The numbers of some rows, ``int32 [rows]``; those of earlier rows stay as they are."""
+        encoded = _canonical(column)
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        encoded = encoded.dictionary_encode()
+        if self._values is None:
+            self._values = encoded.dictionary.slice(0, 0)
+        place = pc.index_in(encoded.dictionary, value_set=self._values)
+        fresh = encoded.dictionary.filter(pc.is_null(place))
+        number = place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        number[number < 0] = np.arange(len(self._values), len(self._values) + len(fresh), dtype=np.int32)
+        self._values = pa.concat_arrays([self._values, fresh])
+        codes: npt.NDArray[np.int32] = number[encoded.indices.to_numpy()]
+        return codes
+
+    @property
+    def numbering(self) -> _Numbering:
+        """The numbering of all values so far."""
+        values = self._values if self._values is not None else pa.array([], pa.large_string())
+        return _Numbering(values.type, 0, len(values), values)
+
+
 @dataclass(frozen=True)
 class KeyNumbers:
     """Numbering of the keys of one table, from 0 to ``count - 1``."""
@@ -95,6 +124,22 @@ class KeyNumbers:
             pairs.append(pair)
             count = pair.count
         return cls(count, tuple(columns), tuple(pairs)), code
+
+    @classmethod
+    def of_columns(
+        cls, columns: Sequence[GrowingNumbers], codes: Sequence[npt.NDArray[np.int32]]
+    ) -> tuple[KeyNumbers, npt.NDArray[np.integer]]:
+        """The numbering of keys whose columns are numbered, and the numbers of the rows: an integer array ``[rows]``."""
+        numberings = [each.numbering for each in columns]
+        code: npt.NDArray[np.integer] = codes[0]
+        count = numberings[0].count
+        pairs: list[_Numbering] = []
+        for numbering, column_code in zip(numberings[1:], codes[1:], strict=True):
+            joined = pa.array(code.astype(np.int64) * numbering.count + column_code)
+            pair, code = _Numbering.learn(joined)
+            pairs.append(pair)
+            count = pair.count
+        return cls(count, tuple(numberings), tuple(pairs)), code
 
     def look_up(self, keys: Sequence[Column], rows: int) -> Ints:
         """Numbers of other rows' keys; -1 (or a number without rows) for unknown keys, -1 for null keys.

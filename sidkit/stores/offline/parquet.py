@@ -22,6 +22,7 @@ from sidkit.stores.offline.part_types import UTC_MICROS, plain
 from sidkit.stores.offline.sources import Part, SourceParts
 
 _BATCH_ROWS = 65_536
+_SCANNED_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,14 @@ class FeatureFiles:
                     )
                 )
         return pa.concat_tables(tables)
+
+    def scan(self, columns: Sequence[str], rows: int = _SCANNED_ROWS) -> Iterator[pa.Table]:
+        """Read some columns of all rows, at most ``rows`` rows at a time."""
+        for part in self.parts.parts:
+            with pq.ParquetFile(part.path, metadata=part.metadata) as opened:
+                stored = self._stored(part, columns)
+                for batch in opened.iter_batches(rows, columns=stored, use_pandas_metadata=False):
+                    yield self._named(part, pa.Table.from_batches([batch]), columns)
 
     def take(self, columns: Sequence[str], numbers: npt.NDArray[np.int64]) -> pa.Table:
         """Read some columns of some rows.

@@ -63,6 +63,16 @@ class ViewRows:
     index: Ints
     table: pa.Table
 
+    def part(self, rows: slice) -> ViewRows:
+        """The feature rows of some of the entity rows."""
+        index = self.index[rows]
+        distinct = np.unique(index)
+        used = distinct[distinct >= 0]
+        if len(used) == len(self.table):
+            return ViewRows(self.name, index, self.table)
+        place = np.where(index < 0, -1, np.searchsorted(used, index))
+        return ViewRows(self.name, place, pa.table(take_rows(self.table.columns, used), names=self.table.column_names))
+
     def plain(self, threads: int = 1) -> pa.Table:
         """Features as one row per entity row, null without a match; ``threads`` columns are copied in parallel."""
         return pa.table(take_rows(self.table.columns, self.index, threads), names=self.table.column_names)

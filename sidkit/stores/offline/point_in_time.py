@@ -20,6 +20,7 @@ from sidkit.stores.keys import as_declared
 from sidkit.stores.offline.binary_search import SearchIndex
 from sidkit.stores.offline.duckdb_join import look_up
 from sidkit.stores.offline.duckdb_limits import duckdb_for, translated_errors
+from sidkit.stores.offline.ordered_index import OrderedIndex, bytes_per_row
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.plan import ViewPlan, ViewRows, entity_rows
 from sidkit.stores.offline.take import take_rows
@@ -28,7 +29,8 @@ Keys = Mapping[str, pa.Array | pa.ChunkedArray]
 Result = TypeVar("Result")
 
 BYTES_PER_ROW = 80
-"""Memory per row of a feature table while it is sorted: key, times, row number, and copies of them."""
+"""Memory per row of a feature table while it is sorted: key, times, row number, and copies of them. A larger table in order of
+time needs less (:func:`sidkit.stores.offline.ordered_index.bytes_per_row`)."""
 
 
 class PointInTime:
@@ -59,7 +61,7 @@ class PointInTime:
         self.plans = list(plans)
         self._engine = engine
         self._filter_by_created = filter_by_created
-        self._searches: dict[int, _Search] = {}
+        self._searches: dict[int, _Search | None] = {}
         half = memory_bytes(engine.memory_limit) // 2
         # A sorted table takes a third of the memory needed for sorting.
         self._sorted_bytes = half if held_bytes is None else held_bytes
@@ -130,14 +132,37 @@ class PointInTime:
     def _search(self, number: int, rows: int) -> _Search | None:
         """The search of one view, to be used first for a number of rows that need all feature columns copied."""
         plan = self.plans[number]
-        if plan.files is None or plan.files.rows * BYTES_PER_ROW > self._sorted_bytes:
+        if plan.files is None:
             return None
         if number not in self._searches:
             fits = self._bytes[number] <= self._feature_bytes
+            index: OrderedIndex | None = None
+            if plan.files.rows * BYTES_PER_ROW > self._sorted_bytes:
+                index = self._ordered(plan, plan.files)
+                if index is None:
+                    self._searches[number] = None
+                    return None
             self._searches[number] = _Search(
-                plan, plan.files, self._filter_by_created, fits, rows, self._engine.threads
+                plan, plan.files, self._filter_by_created, fits, rows, self._engine.threads, index
             )
         return self._searches[number]
+
+    def _ordered(self, plan: ViewPlan, files: FeatureFiles) -> OrderedIndex | None:
+        """The smaller index of a table in order of time; None for other tables, or if it is too large too."""
+        cut = self._filter_by_created and plan.created is not None
+        if not plan.keys or cut or files.rows * bytes_per_row(len(plan.keys)) > self._sorted_bytes:
+            return None
+        source, names = files.parts.source, [column for column, _ in plan.keys]
+
+        def keyed(batch: pa.Table) -> tuple[list[pa.ChunkedArray], pa.ChunkedArray]:
+            keys = [
+                as_declared(batch.column(name), kind, source, name)
+                for name, kind in zip(names, plan.key_types, strict=True)
+            ]
+            return keys, files.moments_of(batch.column(plan.timestamp), plan.timestamp)
+
+        batches = map(keyed, files.scan([*names, plan.timestamp]))
+        return OrderedIndex.build(batches, files.rows, len(names), ties=plan.created is None)
 
     def _through_duckdb(self, plan: ViewPlan, keys: Keys, at_us: pa.Array) -> ViewRows:
         columns = zip((row for _, row in plan.keys), _declared(plan, keys), strict=True)
@@ -159,7 +184,14 @@ class _Search:
     """One view's sorted table, and its features if they fit in memory."""
 
     def __init__(
-        self, plan: ViewPlan, files: FeatureFiles, filter_by_created: bool, fits: bool, rows: int, threads: int
+        self,
+        plan: ViewPlan,
+        files: FeatureFiles,
+        filter_by_created: bool,
+        fits: bool,
+        rows: int,
+        threads: int,
+        index: OrderedIndex | None = None,
     ) -> None:
         self._plan = plan
         self._files = files
@@ -168,6 +200,10 @@ class _Search:
         self._threads = threads
         self._features: pa.Table | None = None
         self._used_before = False
+        self._index: SearchIndex | OrderedIndex
+        if index is not None:
+            self._index = index
+            return
         # Many entity rows need rows of all row groups, so all features are read while the table is sorted.
         if fits and threads > 1 and 4 * rows >= files.rows:
             with ThreadPoolExecutor(1) as pool:
@@ -208,22 +244,38 @@ class _Search:
         """
         if self._features is not None and not every_seen_row_once:
             return index, self._named(self._features)
-        seen = np.zeros(self._files.rows, dtype=bool)
-        seen[index[index >= 0]] = True
-        few = 4 * np.count_nonzero(seen) < 3 * len(seen)
+        numbers = _distinct(index, self._files.rows)
+        few = 4 * len(numbers) < 3 * self._files.rows
         if self._features is None and self._fits and (self._used_before or not few):
             self._features = self._files.read(self._columns).combine_chunks()
         self._used_before = True
         if self._features is not None and not every_seen_row_once:
             return index, self._named(self._features)
-        numbers = np.flatnonzero(seen)
         if self._features is None:
             table = self._files.take(self._columns, numbers)
         else:
             table = pa.table(take_rows(self._features.columns, numbers), names=self._columns)
-        place = np.full(len(seen) + 1, -1, dtype=np.int64)
-        place[numbers] = np.arange(len(numbers))
-        return place[index], self._named(table.combine_chunks())
+        return _places(numbers, index, self._files.rows), self._named(table.combine_chunks())
 
     def _named(self, table: pa.Table) -> pa.Table:
         return pa.table({new: table.column(old) for old, new in self._plan.features})
+
+
+def _distinct(index: Ints, rows: int) -> Ints:
+    """The distinct row numbers of a table of ``rows`` rows, ascending, without -1."""
+    if len(index) < rows // 8:
+        distinct = np.unique(index)
+        return distinct[1:] if len(distinct) and distinct[0] < 0 else distinct
+    seen = np.zeros(rows, dtype=bool)
+    seen[index[index >= 0]] = True
+    return np.flatnonzero(seen)
+
+
+def _places(numbers: Ints, index: Ints, rows: int) -> Ints:
+    """The place of each row number in the distinct ones, or -1."""
+    if len(index) < rows // 8:
+        place: Ints = np.where(index < 0, -1, np.searchsorted(numbers, index))
+        return place
+    places = np.full(rows + 1, -1, dtype=np.int64)
+    places[numbers] = np.arange(len(numbers))
+    return places[index]

@@ -42,7 +42,7 @@ def by_key_and_time(code: Ints, moment: Ints, created: Callable[[], Ints] | None
         return np.zeros(0, dtype=np.int64)
     if (moment[1:] >= moment[:-1]).all():
         if created is None or not _tied_in_time(code, moment):
-            return _by_key(code)
+            return by_key(code)
     else:
         first, span = moment.min(), int(moment.max()) - int(moment.min()) + 1
         if (int(code.max()) + 1) * span < 2**63:
@@ -58,12 +58,15 @@ def _tied_in_time(code: Ints, moment: Ints) -> bool:
     """Whether two rows have the same key and time, in rows in order of time."""
     equal = moment[1:] == moment[:-1]
     rows = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
-    rows = rows[_by_key(code[rows])]
+    rows = rows[by_key(code[rows])]
     return bool(((code[rows[1:]] == code[rows[:-1]]) & (moment[rows[1:]] == moment[rows[:-1]])).any())
 
 
-def _by_key(code: Ints) -> Ints:
-    """Row numbers in stable order of the keys: NumPy sorts 16-bit integers by radix, so the lowest 16 bits first."""
+def by_key(code: Ints) -> Ints:
+    """Compute the row numbers ``int64 [rows]`` in stable order of the keys' numbers ``int64 [rows]``, from 0 on.
+
+    NumPy sorts 16-bit integers by radix, so the lowest 16 bits are sorted first.
+    """
     order = np.argsort(code.astype(np.uint16), kind="stable")
     rest = code >> 16
     while rest.any():

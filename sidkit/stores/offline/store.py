@@ -32,7 +32,7 @@ from pydantic import StrictInt, StrictStr
 from sidkit.core.clock import to_us
 from sidkit.core.engine import literal, memory_bytes, quoted
 from sidkit.core.errors import ContractError
-from sidkit.stores.offline.binary_search import newest_rows
+from sidkit.stores.offline.binary_search import LONG_AGO, newest_rows
 from sidkit.stores.offline.day_files import Within, parts_within
 from sidkit.stores.offline.jobs import AsofRetrievalJob, PulledJob, Query, engine_of
 from sidkit.stores.offline.parquet import FeatureFiles
@@ -183,13 +183,16 @@ class _Pulled:
                 lambda rows: self._newest(files, rows),
                 lambda: self._keyed(files.empty(self._columns)).schema,
             )
-        order = ", ".join(f"{quoted(time)} DESC NULLS LAST" for time in self._times)
-        by_key = f"PARTITION BY {', '.join(map(quoted, self.keys))} " if self.keys else ""
-        return self._query(parts, f" QUALIFY row_number() OVER ({by_key}ORDER BY {order}, __id DESC) = 1")
+        # An aggregate of the narrow columns: a window would sort, and spill, all columns of all rows.
+        table = self._table(parts)
+        times = ", ".join(f"coalesce({_micros(time)}, {LONG_AGO})" for time in self._times)
+        by_key = f" GROUP BY {', '.join(map(quoted, self.keys))}" if self.keys else ""
+        newest = f"SELECT max_by(__id, row({times}, __id)) FROM ({table}) WHERE {self._bounds}{by_key}"
+        return self._query(table, f"__id IN ({newest})")
 
     def everything(self) -> PulledJob:
         """All rows."""
-        return self._query(self._parts(), "")
+        return self._query(self._table(self._parts()), self._bounds)
 
     def _parts(self) -> SourceParts:
         path = path_of(self.source, self.config.repo_path)
@@ -214,17 +217,22 @@ class _Pulled:
             for first in range(0, len(batch), rows):
                 yield self._keyed(batch.slice(first, rows))
 
-    def _query(self, parts: SourceParts, qualify: str) -> PulledJob:
-        moment = f"epoch_us({quoted(self.timestamp)}::TIMESTAMPTZ)"
+    def _table(self, parts: SourceParts) -> str:
+        return parts.sql(dict.fromkeys(self.keys, ""), self._times, self.features)
+
+    @property
+    def _bounds(self) -> str:
+        moment = _micros(self.timestamp)
         bounds = [f"{moment} >= {_us(self.start)}"] if self.start else []
         bounds += [f"{moment} <= {_us(self.end)}"] if self.end else []
+        return " AND ".join(bounds) or "true"
+
+    def _query(self, table: str, where: str) -> PulledJob:
         key = "" if self.keys else f", {literal(DUMMY_ENTITY_VAL)} AS {quoted(DUMMY_ENTITY_ID)}"
         query = Query(
             self.config,
             self.source.name,
-            f"SELECT {', '.join(map(quoted, self._columns))}{key} "
-            f"FROM ({parts.sql(dict.fromkeys(self.keys, ''), self._times, self.features)}) "
-            f"WHERE {' AND '.join(bounds) or 'true'}{qualify}",
+            f"SELECT {', '.join(map(quoted, self._columns))}{key} FROM ({table}) WHERE {where}",
         )
         return PulledJob(self.config, query.batches, query.schema)
 
@@ -259,6 +267,10 @@ def _needs_rows(view: FeatureView, start: datetime | None, end: datetime | None)
         f"expected a pandas DataFrame, got only the dates {start} to {end}. Pass the rows to retrieve features for; those "
         f"of {view.name} are pandas.read_parquet({getattr(source, 'path', '')!r}, columns={columns}){rename}"
     )
+
+
+def _micros(column: str) -> str:
+    return f"epoch_us({quoted(column)}::TIMESTAMPTZ)"
 
 
 def _us(moment: datetime) -> int:

@@ -184,6 +184,28 @@ def test_items_and_histories_are_distinct_over_all_chunks(finished: FinishedJob,
         assert len(listed) == len(data.history_items) == len(few.data.history_items)
 
 
+def test_rows_with_tables_of_their_own_are_the_same_rows(finished: FinishedJob) -> None:
+    some = load_dataset(finished.repo.runs / "fast" / "frame").take(np.arange(100, 160))
+    own = some.with_own_tables()
+    assert by_row(own) == by_row(some)
+    assert len(own.items) < len(some.items)
+    assert len(own.history_items) <= 61
+    assert own.items.ids[0] == ""
+    assert not own.history_items[0].any()
+
+
+def test_rows_that_are_read_together_and_built_in_chunks_are_those_of_one_chunk(finished: FinishedJob) -> None:
+    rows = read_rows(finished.repo.labelled_rows).take(np.arange(6000, 6500))
+
+    def built(chunk_rows: int, read_rows: int) -> Dataset:
+        frame = frame_of(finished)
+        return frame.builder.dataset(frame.builder.retrieve(frame.of_rows, rows, chunk_rows, read_rows))
+
+    expected = by_row(built(500, 500))
+    assert by_row(built(70, 210)) == expected
+    assert by_row(built(500, 90)) == expected
+
+
 def frame_of(finished: FinishedJob) -> FrameWriter:
     repo = finished.repo
     of_rows, look_up = feature_readers(open_store(repo), finished.output["artifacts"]["feature_service"])

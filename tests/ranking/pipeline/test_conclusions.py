@@ -190,7 +190,7 @@ def test_one_seed_asks_for_more_and_a_clear_gain_for_the_comparison() -> None:
     assert "`sidkit ranker compare --data my_data --repo 'my repo'`" in steps(evaluation({IDS: GAIN}), [IDS])
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", sorted({*preset_names()} - {"large"}))
 def test_every_preset_asks_about_ids_content_shuffled_codes_boosting_and_the_blend(name: str) -> None:
     preset, by_prefix = load_preset(name), reading_statistics(name)
     favourite = name if name in preset.arms else "id_codes"
@@ -207,6 +207,15 @@ def test_every_preset_asks_about_ids_content_shuffled_codes_boosting_and_the_ble
     }  # fmt: skip
     without_codes = ["id", "content", "id_content", "shuffled_codes", "gbdt", "blend"]
     assert [arm for arm in baselines(preset, by_prefix) if arm != "content_codes_shuffled"] == without_codes
+
+
+def test_the_preset_for_large_logs_asks_about_ids_and_content_and_boosting() -> None:
+    preset = load_preset("large")
+    asked = questions(preset, dict.fromkeys(preset.arms, (0.6,)), reading_statistics("large"))
+    assert asked == (
+        Question("content_codes", "id_content", "ids and content"),
+        Question("content_codes", "gbdt", "boosting"),
+    )
 
 
 def test_statistics_of_codes_are_compared_with_those_of_shuffled_codes() -> None:

@@ -48,6 +48,13 @@ def test_every_shipped_preset_loads_and_names_only_parts_that_exist(name: str) -
         assert not preset.arms[arm].shuffle_codes
 
 
+def test_the_preset_for_large_logs_reads_training_rows_from_disk_and_trains_tables_by_row() -> None:
+    training = load_preset("large").ranker.training
+    assert training.stream_rows < 1_000_000
+    assert training.table_optimiser == "rowwise_adagrad"
+    assert training.caps.train is None  # all rows are used
+
+
 def test_there_are_presets() -> None:
     assert "rqkmeans" in preset_names()
 
@@ -225,4 +232,4 @@ def test_baselines_of_shipped_presets_read_no_statistics_of_codes(name: str) -> 
     schema, preset = code_features((1, 2), conversions=True), load_preset(name)
     reading = {arm for arm, spec in preset.arms.items() if spec.schema_of(schema, preset.ranker.features)}
     assert not reading & {"id", "content", "id_content", "gbdt"}
-    assert {"id_codes", "shuffled_codes"} <= reading
+    assert {"id_codes", "shuffled_codes", "content_codes"} & set(preset.arms) <= reading

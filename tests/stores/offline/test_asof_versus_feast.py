@@ -227,7 +227,12 @@ def _floor(micros: int | None, step: int) -> int | None:
 
 @pytest.mark.parametrize("name", ["user_ever", "item_uncreated", "pair_ever", "whole"])
 @pytest.mark.parametrize("seed", range(20, 24 if PROOF else 22))
-def test_pulled_rows_equal_the_oracle_and_feast(ground: Ground, name: str, seed: int) -> None:
+@pytest.mark.parametrize("larger_than_memory", [False, True])
+def test_pulled_rows_equal_the_oracle_and_feast(
+    ground: Ground, name: str, seed: int, larger_than_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if larger_than_memory:
+        monkeypatch.setattr("sidkit.stores.offline.store.BYTES_PER_ROW", 2**60)
     rng = ground.draw(seed, ticks=2)
     keys, _, created = VIEWS[name]
     rows = ground.tables[name].rows
