@@ -8,6 +8,7 @@ shared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,24 +83,37 @@ def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: 
         return plain_views(job.to_arrow().sort_by("__row"), service.feature_view_projections)
 
     if joins_on_spark(store):
-
-        def look_up_on_spark(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
-            from sidkit.stores.spark_offline import spark_views
-
-            if len(at_us) == 0:
-                return look_up_with_feast(keys, at_us)
-            given = {key: _key(required(keys, key, views.names)) for key in views.keys} | views.columns(keys, at_us)
-            read_us = pa.array(_read_times(at_us, read_at_us)).cast(pa.timestamp("us", "UTC"))
-            found = spark_views(store, service, pa.table({**given, "event_timestamp": read_us}))
-            stored = {}
-            for view in views.stored:
-                rows = found[view.projection.name_to_use()]
-                stored[rows.name] = ViewRows(rows.name, rows.index, _declared(rows.table, view.projection, rows.name))
-            return views.completed(stored, keys, at_us)
-
-        return look_up_on_spark
-
+        return _SparkReader(store, service, views, read_at_us, look_up_with_feast)
     return look_up_with_feast
+
+
+@dataclass(frozen=True)
+class _SparkReader:
+    """Reads the views of a service on Spark; see :func:`historical_reader`."""
+
+    store: FeatureStore
+    service: FeatureService
+    views: ServiceViews
+    read_at_us: int | None
+    of_none: Reader
+    """Reads no rows."""
+    rows_at_once: int = 2_000_000
+    """Each read of Spark sorts whole tables, however few rows it is for."""
+
+    def __call__(self, keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
+        from sidkit.stores.spark_offline import spark_views
+
+        if len(at_us) == 0:
+            return self.of_none(keys, at_us)
+        wanted = self.views
+        given = {key: _key(required(keys, key, wanted.names)) for key in wanted.keys} | wanted.columns(keys, at_us)
+        read_us = pa.array(_read_times(at_us, self.read_at_us)).cast(pa.timestamp("us", "UTC"))
+        found = spark_views(self.store, self.service, pa.table({**given, "event_timestamp": read_us}))
+        stored = {}
+        for view in wanted.stored:
+            rows = found[view.projection.name_to_use()]
+            stored[rows.name] = ViewRows(rows.name, rows.index, _declared(rows.table, view.projection, rows.name))
+        return wanted.completed(stored, keys, at_us)
 
 
 def _read_times(at_us: Ints, read_at_us: int | None) -> Ints:

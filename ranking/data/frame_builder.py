@@ -214,13 +214,17 @@ class FrameBuilder:
         return stacked(self.schema, columns, len(rows))
 
     def retrieve(self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS) -> FrameRows:
-        """Retrieve and add rows, ``chunk_rows`` at a time."""
+        """Retrieve and add rows, ``chunk_rows`` at a time; a reader may prefer to read more at once (``rows_at_once``)."""
         parts = []
-        for start in range(0, max(len(rows), 1), chunk_rows):
-            chunk = rows.take(np.arange(start, min(start + chunk_rows, len(rows))))
-            keys = {**(chunk.context or {}), "user_id": chunk.user_ids, "item_id": chunk.item_ids}
-            views = of_rows(keys, chunk.at_us)
-            parts.append(self.add(views, chunk))
+        at_once = max(chunk_rows, getattr(of_rows, "rows_at_once", 0) // chunk_rows * chunk_rows)
+        for first in range(0, max(len(rows), 1), at_once):
+            read = rows.take(np.arange(first, min(first + at_once, len(rows))))
+            keys = {**(read.context or {}), "user_id": read.user_ids, "item_id": read.item_ids}
+            views = of_rows(keys, read.at_us)
+            for start in range(0, max(len(read), 1), chunk_rows):
+                chunk = read.take(np.arange(start, min(start + chunk_rows, len(read))))
+                of_chunk = {name: view.slice(start, len(chunk)) for name, view in views.items()}
+                parts.append(self.add(of_chunk, chunk))
         return FrameRows.joined(parts)
 
     def assemble(self, views: Mapping[str, ViewRows], rows: LabelledRows) -> Dataset:

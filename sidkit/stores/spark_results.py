@@ -59,7 +59,7 @@ def collected(frame: DataFrame, folder: Path) -> pa.Table:
 
     if any(isinstance(column.dataType, NullType) for column in frame.schema):
         return frame.toArrow()  # Parquet has no such columns
-    writing = frame.write.option("compression", "lz4").option("parquet.block.size", str(_ROW_GROUP_BYTES))
+    writing = frame.write.option("compression", "snappy").option("parquet.block.size", str(_ROW_GROUP_BYTES))
     writing.parquet(str(folder))
     parts = sorted(folder.glob("part-*.parquet"))
     return pa.concat_tables([pq.ParquetFile(part).read() for part in parts])
@@ -82,7 +82,7 @@ def views_of(session: SparkSession, plan: JoinPlan, rows: pa.Table, folder: Path
     given = folder / "rows.parquet"
     keys = list(dict.fromkeys(key for view in plan.views for key in view.keys))
     numbered = rows.select([*keys, plan.time]).append_column(ROW, pa.array(np.arange(len(rows))))
-    pq.write_table(numbered, given, compression="lz4")
+    pq.write_table(numbered, given, compression="snappy")
     relation = f"sidkit_rows_{uuid4().hex}"
     session.read.parquet(str(given)).createOrReplaceTempView(relation)
     try:

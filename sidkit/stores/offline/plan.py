@@ -15,7 +15,7 @@ Two engines implement these rules: :mod:`sidkit.stores.offline.binary_search` in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +62,12 @@ class ViewRows:
     name: str
     index: Ints
     table: pa.Table
+
+    def slice(self, start: int, count: int) -> ViewRows:
+        """Some of the entity rows; the feature rows are shared."""
+        return (
+            self if start == 0 and count == len(self.index) else replace(self, index=self.index[start : start + count])
+        )
 
     def plain(self, threads: int = 1) -> pa.Table:
         """Features as one row per entity row, null without a match; ``threads`` columns are copied in parallel."""
