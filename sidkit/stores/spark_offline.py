@@ -24,8 +24,9 @@ It subclasses Feast's store, which has these faults (Feast 0.67):
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -37,10 +38,12 @@ from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.contrib.spark_offline_store import spark
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.repo_config import RepoConfig
 
+from sidkit.core.clock import MICROS
 from sidkit.core.errors import ConfigError
-from sidkit.stores.offline.day_files import is_by_day, refuse_outdated
+from sidkit.stores.offline.day_files import Within, days_or_table, is_by_day
 from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
@@ -82,6 +85,8 @@ class ArrowSparkOfflineStore(spark.SparkOfflineStore):  # type: ignore[misc]
         """Implement Feast's interface; the job computes its result lazily."""
         for view in feature_views:
             _refuse_unlike(view)
+        within = _times_of(entity_df)
+        feature_views = [_of_few_files(view, within) for view in feature_views]
         empty = isinstance(entity_df, pd.DataFrame) and entity_df.empty
         rows = _one_row(entity_df) if empty else entity_df
         with _spark(config):
@@ -95,6 +100,7 @@ class ArrowSparkOfflineStore(spark.SparkOfflineStore):  # type: ignore[misc]
         config: RepoConfig, data_source: DataSource, *rest: Any, **named: Any
     ) -> RetrievalJob:
         """The newest row per key in an interval, for materialization."""
+        data_source = _in_few_files(data_source, _interval(named))
         with _spark(config):
             return SparkJob(
                 spark.SparkOfflineStore.pull_latest_from_table_or_query(config, data_source, *rest, **named)
@@ -105,6 +111,7 @@ class ArrowSparkOfflineStore(spark.SparkOfflineStore):  # type: ignore[misc]
         config: RepoConfig, data_source: DataSource, *rest: Any, **named: Any
     ) -> RetrievalJob:
         """All rows in an interval."""
+        data_source = _in_few_files(data_source, _interval(named))
         with _spark(config):
             return SparkJob(spark.SparkOfflineStore.pull_all_from_table_or_query(config, data_source, *rest, **named))
 
@@ -201,13 +208,51 @@ def _refuse_unlike(view: FeatureView) -> None:
             f"feature view {view.name}: expected a SparkSource, got {type(source).__name__} {source.name if source else ''}; "
             "run `sidkit upgrade --definitions`, or write the source of your own view as a SparkSource"
         )
-    folder = Path(source.path or "")
-    if is_by_day(folder):
-        refuse_outdated(folder)
     if view.ttl and view.ttl.microseconds:
         raise ConfigError(
             f"feature view {view.name}: expected a TTL of whole seconds, which Spark's join takes, got {view.ttl}; round it"
         )
+
+
+def _times_of(entity_df: Any) -> Within:
+    """The range of the times of entity rows; no bounds where they are not a frame of pandas."""
+    if not isinstance(entity_df, pd.DataFrame) or entity_df.empty:
+        return Within()
+    times = pd.to_datetime(entity_df[infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))], utc=True)
+    return _between(times.min(), times.max())
+
+
+def _interval(named: Mapping[str, Any]) -> Within:
+    return _between(named.get("start_date"), named.get("end_date"))
+
+
+def _between(first: datetime | None, last: datetime | None) -> Within:
+    """The range of times as Feast gives them: naive ones are UTC."""
+    ends = (None if each is None or each is pd.NaT else pd.Timestamp(each) for each in (first, last))
+    utc = (each if each is None else each.tz_localize("UTC") if each.tzinfo is None else each for each in ends)
+    return Within(*(None if each is None else each.value // 1000 for each in utc))
+
+
+def _of_few_files(view: FeatureView, within: Within) -> FeatureView:
+    ttl = view.ttl
+    source = _in_few_files(view.batch_source, within.and_before(round(ttl.total_seconds() * MICROS) if ttl else None))
+    if source is view.batch_source:
+        return view
+    copied = copy.copy(view)
+    copied.batch_source = source
+    return copied
+
+
+def _in_few_files(source: DataSource, within: Within) -> DataSource:
+    """A source that Spark reads by opening few files; see :func:`sidkit.stores.offline.day_files.days_or_table`."""
+    folder = Path(getattr(source, "path", None) or "")
+    if not is_by_day(folder) or (path := days_or_table(folder, within)) == folder:
+        return source
+    copied = copy.copy(source)
+    copied.spark_options = copy.copy(source.spark_options)
+    copied.spark_options.path = str(path)
+    copied.date_partition_column = ""
+    return copied
 
 
 def _one_row(entity_df: pd.DataFrame) -> pd.DataFrame:
