@@ -43,8 +43,6 @@ class Scale:
     """Share of a node's cores that work."""
     hours: float = 6
     """In which a stage must end."""
-    spark_factor: float = 3.0
-    """Processor time of Spark over DuckDB for the same tables; an assumption, not a measurement."""
 
 
 SCALE = Scale()
@@ -73,6 +71,20 @@ def stage(name: str) -> dict[str, Any]:
     return {**found, "of": f"stage_costs.json, {impressions:,} impressions of {items:,} items"}
 
 
+def spark_factor() -> Constant:
+    """Processor time of Spark over DuckDB for the tables of the largest log that both built."""
+    tables = {
+        (run["impressions"], run["items"], run["profile"]): each["cpu_s"]
+        for run in read("stage_costs")["profiles"]
+        for each in run["stages"]
+        if each["stage"] == "tables"
+    }
+    impressions, items = max((size, items) for size, items, profile in tables if profile == "spark")
+    spark, local = (tables[impressions, items, profile] for profile in ("spark", "local"))
+    source = f"stage_costs.json, tables of {impressions:,} impressions of {items:,} items"
+    return Constant(spark / local, "times the processor time of DuckDB", source)
+
+
 def constants() -> dict[str, Constant]:
     """Measured costs, by name."""
     stats, redis = read("code_stats_costs"), read("redis_store")
@@ -97,6 +109,7 @@ def constants() -> dict[str, Constant]:
             f"tick_costs.json, {log}, without the items",
         ),
         "tables_us": Constant(tables_us, "µs per impression", "code_stats_costs.json, 10M impressions"),
+        "spark_factor": spark_factor(),
         "table_bytes": Constant(stats["bytes"]["without"] / stats["impressions"], "bytes per impression", "the same"),
         "stats_us": Constant(stats["count"]["cpu"] / stats["impressions"] * 1e6, "µs per impression", "the same"),
         "frame_us": Constant(frame["cpu_s"] / frame["rows"] * 1e6, "µs per row", frame["of"]),
@@ -147,7 +160,7 @@ def stages(scale: Scale = SCALE) -> list[Stage]:
     us, day = 1e-6, scale.impressions / scale.days
     vectors_gb = scale.items * scale.encoded_dim * 4 / 1e9
     rows_online = 3 * scale.items + 2 * scale.users
-    spark = scale.spark_factor * c["tables_us"] * us
+    spark = c["spark_factor"] * c["tables_us"] * us
     return [
         Stage("tables, from scratch, on Spark", scale.impressions, scale.impressions * spark, 0, False, "windows per key"),
         Stage("tables, one day more, on Spark", day, day * spark, 0, False, "windows per key"),

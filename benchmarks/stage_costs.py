@@ -2,14 +2,20 @@
 
     python benchmarks/stage_costs.py [--impressions 100000 1000000] [--items N] [--preset large] [--work .work/stage_costs]
     python benchmarks/stage_costs.py --impressions --data ../shared/data/ml_latest_small [--preset rqkmeans]
+    python benchmarks/stage_costs.py --profiles local spark [--impressions 100000 1000000] [--driver-memory 2g]
 
 Writes an invented log per size, with an item per ten impressions unless ``--items`` states another number, and runs a preset
 on it in a process of its own, with the defaults of ``sidkit run``. ``cpu_s`` is the processor time of a stage, ``peak_mb`` the
 peak resident memory of the process during it, and ``load`` the average of the machine's load at its end. 10 million
 impressions of 1 million items need 15 GB of disk. A run that was stopped resumes: its finished stages are kept in ``--work``
 until it ends. ``--data`` runs a preset as it is on real data sets, and reports the processor time of the stage ``evaluate``
-beside that of all trainings. Results go to ``benchmarks/results/stage_costs.json``; what is not asked for stays as it was
-measured.
+beside that of all trainings.
+
+``--profiles`` measures the stages that the profile ``spark`` runs on Spark (tables, codes, frame, materialization), on one log
+under each profile. ``cpu_s`` and ``peak_mb`` are then those of the process and all processes that it started, Java included:
+memory is the sum of what each has resident, sampled five times a second.
+
+Results go to ``benchmarks/results/stage_costs.json``; what is not asked for stays as it was measured.
 """
 
 from __future__ import annotations
@@ -20,7 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 import argparse
 import json
+import re
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +42,8 @@ from sidkit.core.progress import Progress, StageDone
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "stage_costs.json"
 WIDTH = 64
+SIZES = (256, 256, 256)
+"""Codes per level for --profiles: the fit, which does not run on Spark, is no part of the comparison."""
 
 
 class Costs(Progress):
@@ -78,6 +88,120 @@ def run(folder: Path, data: str, preset: str) -> dict[str, Any]:
     return {"stages": costs.stages, **whole, "repo_mb": round(size / 2**20, 1)}
 
 
+class Family:
+    """Processor time and memory of this process and of all that it started."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        self._stopped = threading.Event()
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def cpu_s(self) -> float:
+        """Seconds so far, those of ended children included."""
+        import psutil
+
+        total = 0.0
+        for each in self._members():
+            try:
+                total += sum(each.cpu_times()[:4])
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def stop(self) -> None:
+        """Sample no more."""
+        self._stopped.set()
+
+    def _members(self) -> list[Any]:
+        import psutil
+
+        this = psutil.Process()
+        return [this, *this.children(recursive=True)]
+
+    def _sample(self) -> None:
+        import psutil
+
+        while not self._stopped.wait(0.2):
+            resident = 0
+            for each in self._members():
+                try:
+                    resident += each.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak_mb = max(self.peak_mb, round(resident / 2**20, 1))
+
+
+def run_profile(folder: Path, data: str, preset_file: str, profile: str, memory: str) -> dict[str, Any]:
+    """Run the stages that a profile may run on Spark; returns their costs."""
+    from ranking.data.dataset import read_rows
+    from ranking.data.split import TimeSplit
+    from ranking.pipeline.prepare import Prepared, end_of_log, feature_inputs, prepare_repo
+    from ranking.pipeline.presets import load_preset
+    from semantic_ids import lifecycle
+    from sidkit.core.repo import FEAST_FILE, Repo
+    from sidkit.core.stages import Stages
+    from sidkit.profiles.switch import switch_profile
+    from sidkit.stores.feast_repo import materialize
+    from sidkit.tables.labelled_rows import log_moments
+
+    repo = prepare_repo(data, folder / profile)
+    switch_profile(repo, profile)
+    settings = repo.path / FEAST_FILE
+    settings.write_text(re.sub(r"(spark\.driver\.memory: )\S+", rf"\g<1>{memory}", settings.read_text()))
+    repo, preset, family = Repo.open(repo.path), load_preset(preset_file), Family()
+    found: list[dict[str, Any]] = []
+
+    def measured(name: str, work: Any, rows: Any) -> Any:
+        began, at, family.peak_mb = family.cpu_s(), time.perf_counter(), 0.0
+        made = work()
+        cost = {"cpu_s": round(family.cpu_s() - began, 2), "seconds": round(time.perf_counter() - at, 2)}
+        found.append({"stage": name, "rows": rows(made), **cost, "peak_mb": family.peak_mb})
+        print(profile, found[-1], flush=True)
+        return made
+
+    with repo.locked():
+        prepared = Prepared(repo, Stages(repo.runs / "costs" / "stages.json"), data, 0)
+        log = measured("ingest", prepared.ingest, lambda _: None)
+        as_of_us, split = end_of_log(repo), TimeSplit.of(log_moments(repo), repo.settings.split)
+        rows = measured("rows", lambda: prepared.rows(log), lambda made: made.rows)
+        tables = measured("tables", lambda: prepared.tables(log, as_of_us), lambda made: made.rows)
+        inputs = [log, tables.facts, split.train_end_us]
+        codebook, spec = "costs", preset.codebook.model_copy(update={"sizes": SIZES})
+        measured("fit", lambda: lifecycle.fit(repo, codebook, spec, split.train_end_us), lambda _: None)
+        measured("codes", lambda: lifecycle.publish(repo, codebook), lambda made: made.rows)
+        labelled = read_rows(rows.files[0])
+        frame_inputs = [*inputs, codebook, rows.facts, *feature_inputs(repo.settings.features)]
+        caps, saved = preset.ranker.training.caps, repo.runs / "costs" / "frame"
+        measured(
+            "frame",
+            lambda: prepared.frame("frame", frame_inputs, codebook, labelled, split, caps, saved),
+            lambda made: made.rows,
+        )
+        lifecycle.promote(repo, codebook)
+        measured("materialize", lambda: materialize(repo, as_of_us), lambda made: sum(made.values()))
+    family.stop()
+    return {"stages": found}
+
+
+def compare_profiles(asked: argparse.Namespace, held: dict[str, Any]) -> None:
+    """Measure the profiles on logs of each size, one after the other."""
+    for impressions in asked.impressions:
+        items, preset = asked.items or impressions // 10, asked.preset or "large"
+        folder = asked.work / f"profiles-{impressions}"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_source(folder / "source", impressions, items, False, WIDTH)
+        for profile in asked.profiles:
+            key = {"impressions": impressions, "items": items, "profile": profile}
+            found = in_a_process(run_profile, folder, str(folder / "source"), preset, profile, asked.driver_memory)
+            spark = {"driver_memory": asked.driver_memory} if profile == "spark" else {}
+            result = {**key, **spark, **found, "load": round(os.getloadavg()[1], 1)}
+            known = [old for old in held.get("profiles", []) if {name: old[name] for name in key} != key]
+            held["profiles"] = sorted([*known, result], key=lambda each: [each[name] for name in key])
+            write_json(RESULTS, held)
+            shutil.rmtree(folder / profile)
+        shutil.rmtree(folder)
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -86,8 +210,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "stage_costs")
     parser.add_argument("--data", nargs="+", default=[], help="folders of real data sets")
     parser.add_argument("--preset", help="default: large, and rqkmeans for --data")
+    parser.add_argument("--profiles", nargs="+", choices=("local", "spark"), default=[])
+    parser.add_argument("--driver-memory", default="2g", help="of Spark; of --profiles")
     asked = parser.parse_args()
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if asked.profiles:
+        compare_profiles(asked, held)
+        return
     measured, real = held.get("runs", []), held.get("real", {})
     for impressions in asked.impressions:
         items = asked.items or impressions // 10
@@ -105,7 +234,7 @@ def main() -> None:
             [*(old for old in measured if (old["impressions"], old["items"]) != (impressions, items)), result],
             key=lambda each: (int(each["impressions"]), int(each["items"])),
         )
-        _save(measured, real)
+        _save(held, measured, real)
         shutil.rmtree(folder)
     for data in asked.data:
         folder, preset = asked.work / Path(data).name, asked.preset or "rqkmeans"
@@ -125,12 +254,13 @@ def main() -> None:
         print(
             f"{data}: evaluate takes {cpu['evaluate'] / cpu['train']:.3f} of the processor time of training", flush=True
         )
-        _save(measured, real)
+        _save(held, measured, real)
         shutil.rmtree(folder)
 
 
-def _save(measured: list[dict[str, Any]], real: dict[str, Any]) -> None:
-    write_json(RESULTS, {"command": "python benchmarks/stage_costs.py", "width": WIDTH, "runs": measured, "real": real})
+def _save(held: dict[str, Any], measured: list[dict[str, Any]], real: dict[str, Any]) -> None:
+    fixed = {"command": "python benchmarks/stage_costs.py", "width": WIDTH}
+    write_json(RESULTS, {**held, **fixed, "runs": measured, "real": real})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ shared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: 
         [rows]`` microseconds UTC, and also the request input ``at_us``. Columns have Feast's full names. The kit's as-of store
         reads each feature table only once for all calls. A missing key or request input raises a ``ServingError``.
     """
-    from sidkit.stores.offline.retrieve import retrieve, streams_from
+    from sidkit.stores.offline.retrieve import joins_on_spark, retrieve, streams_from
 
     views = ServiceViews.of(store, service)
     if streams_from(store) and views.local:
@@ -81,7 +82,38 @@ def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: 
         job = store.get_historical_features(entities, features=service, full_feature_names=True)
         return plain_views(job.to_arrow().sort_by("__row"), service.feature_view_projections)
 
+    if joins_on_spark(store):
+        return _SparkReader(store, service, views, read_at_us, look_up_with_feast)
     return look_up_with_feast
+
+
+@dataclass(frozen=True)
+class _SparkReader:
+    """Reads the views of a service on Spark; see :func:`historical_reader`."""
+
+    store: FeatureStore
+    service: FeatureService
+    views: ServiceViews
+    read_at_us: int | None
+    of_none: Reader
+    """Reads no rows."""
+    rows_at_once: int = 2_000_000
+    """Each read of Spark sorts whole tables, however few rows it is for."""
+
+    def __call__(self, keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
+        from sidkit.stores.spark_offline import spark_views
+
+        if len(at_us) == 0:
+            return self.of_none(keys, at_us)
+        wanted = self.views
+        given = {key: _key(required(keys, key, wanted.names)) for key in wanted.keys} | wanted.columns(keys, at_us)
+        read_us = pa.array(_read_times(at_us, self.read_at_us)).cast(pa.timestamp("us", "UTC"))
+        found = spark_views(self.store, self.service, pa.table({**given, "event_timestamp": read_us}))
+        stored = {}
+        for view in wanted.stored:
+            rows = found[view.projection.name_to_use()]
+            stored[rows.name] = ViewRows(rows.name, rows.index, _declared(rows.table, view.projection, rows.name))
+        return wanted.completed(stored, keys, at_us)
 
 
 def _read_times(at_us: Ints, read_at_us: int | None) -> Ints:
@@ -118,23 +150,29 @@ def plain_views(table: pa.Table, projections: Iterable[Any], *, aliased: bool = 
     aliased : bool
         Whether full names begin with a view's alias in the service, if it has one; else they begin with its name.
     """
-    from feast.types import from_feast_to_pyarrow_type
-
     views = {}
     for projection in projections:
         name = projection.name_to_use()
-        prefix = name if aliased else projection.name
-        columns, names = [], []
+        rows = _declared(table, projection, name if aliased else projection.name)
         seen = np.zeros(len(table), dtype=bool)
-        for feature in projection.features:
-            column = table.column(f"{prefix}__{feature.name}").cast(
+        for column in rows.columns:
+            seen |= column.is_valid().to_numpy()
+        views[name] = ViewRows(name, np.where(seen, np.arange(len(table)), -1), rows)
+    return views
+
+
+def _declared(table: pa.Table, projection: Any, prefix: str) -> pa.Table:
+    """The features of a view by their full names, in their declared types; in the table, names begin with ``prefix``."""
+    from feast.types import from_feast_to_pyarrow_type
+
+    return pa.table(
+        {
+            f"{projection.name_to_use()}__{feature.name}": table.column(f"{prefix}__{feature.name}").cast(
                 from_feast_to_pyarrow_type(feature.dtype), safe=False
             )
-            seen |= column.is_valid().to_numpy()
-            columns.append(column)
-            names.append(f"{name}__{feature.name}")
-        views[name] = ViewRows(name, np.where(seen, np.arange(len(table)), -1), pa.table(columns, names=names))
-    return views
+            for feature in projection.features
+        }
+    )
 
 
 def numbers(view: ViewRows, column: str) -> Doubles:

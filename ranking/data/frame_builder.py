@@ -218,10 +218,13 @@ class FrameBuilder:
     def retrieve(
         self, of_rows: Reader, rows: LabelledRows, chunk_rows: int = CHUNK_ROWS, read_rows: int = READ_ROWS
     ) -> FrameRows:
-        """Read the views of ``read_rows`` rows at a time, and add ``chunk_rows`` of them at a time."""
+        """Read the views of ``read_rows`` rows at a time, and add ``chunk_rows`` of them at a time; a reader may prefer to
+        read more at once (``rows_at_once``).
+        """
         parts = []
-        for start in range(0, max(len(rows), 1), read_rows):
-            read = rows.take(np.arange(start, min(start + read_rows, len(rows))))
+        at_once = max(read_rows, getattr(of_rows, "rows_at_once", 0))
+        for start in range(0, max(len(rows), 1), at_once):
+            read = rows.take(np.arange(start, min(start + at_once, len(rows))))
             keys = {**(read.context or {}), "user_id": read.user_ids, "item_id": read.item_ids}
             views = of_rows(keys, read.at_us)
             if len(read) <= chunk_rows:

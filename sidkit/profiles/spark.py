@@ -14,6 +14,8 @@ offline_store:
     spark.driver.host: localhost
     spark.sql.session.timeZone: UTC
     spark.sql.shuffle.partitions: "8"
+    spark.sql.sources.parallelPartitionDiscovery.threshold: "10000"  # else listing the days of a source is a job of a task each
+    spark.sql.files.openCostInBytes: "65536"  # else 32 small days are a task
     spark.sql.execution.arrow.pyspark.enabled: "true"
     spark.ui.enabled: "false"
     spark.ui.showConsoleProgress: "false"

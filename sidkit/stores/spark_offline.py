@@ -8,11 +8,15 @@ Select it in ``feature_store.yaml``, as the profile ``spark`` does::
 
 It subclasses Feast's store, which has these faults (Feast 0.67):
 
+- each row is joined with every feature row of its key up to its time: here the cost grows with the rows
+  (:mod:`sidkit.stores.spark_join`);
+- results are held on the heap of the driver's Java process: here they are written in parts, and read by Arrow
+  (:mod:`sidkit.stores.spark_results`);
 - rows are distinguished by their keys and time as one text without separators, so that user 1 with item 11 gets the features of
-  user 11 with item 1: here they are a JSON array;
+  user 11 with item 1: here keys are compared one by one;
 - a row that ties with others in its times is returned with each of them, and rows without a created time are ignored: here one
   row per entity row is returned, the newest by both times;
-- results pass through pandas, where times lose their zone and integers beside nulls become floats: here Spark's own Arrow;
+- results pass through pandas, where times lose their zone and integers beside nulls become floats: here they are Arrow's;
 - a TTL with a fraction of a second is cut to whole seconds, and one below a second is ignored: here it is refused;
 - entity dataframes without rows fail: here they give a result without rows;
 - times depend on the zone of the session: here it is UTC.
@@ -20,12 +24,13 @@ It subclasses Feast's store, which has these faults (Feast 0.67):
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -33,37 +38,28 @@ from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.contrib.spark_offline_store import spark
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.repo_config import RepoConfig
 
+from sidkit.core.clock import MICROS
 from sidkit.core.errors import ConfigError
-from sidkit.stores.offline.day_files import is_by_day, refuse_outdated
+from sidkit.stores.offline.day_files import Within, days_or_table, is_by_day
+from sidkit.stores.offline.plan import ViewRows
 from sidkit.stores.registry_cache import hold_cached_registries
 from sidkit.stores.registry_path import resolve_registry_against_repo
+from sidkit.stores.spark_join import PLAN, JoinPlan
+from sidkit.stores.spark_results import collected, result_folder, views_of
 from sidkit.tables.engines.spark import ALWAYS, session_of
+from sidkit.tables.engines.spark_errors import spark_errors
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
 
 resolve_registry_against_repo()
 hold_cached_registries()
 
 _ALPHA = r"The spark (data source API|offline store) is an experimental feature"
 warnings.filterwarnings("ignore", _ALPHA, RuntimeWarning)  # importing Feast's store shows it again for each source
-_KEYS_AS_TEXT = (
-    (",CONCAT(\n", ",TO_JSON(ARRAY(\n"),
-    (") AS {{featureview.name}}__entity_row_unique_id", ")) AS {{featureview.name}}__entity_row_unique_id"),
-)
-"""Parts of Feast's join, each with its replacement."""
-_TIES = ("    ),\n\n    /*\n     2. If the `created_timestamp_column`", "\n)\n\n---EOS---\n\n{% endfor %}")
-"""Begin and end of the choice among the rows up to a time, without the latter."""
-_NEWEST = """    )
-
-    SELECT * FROM (
-        SELECT *, ROW_NUMBER() OVER (
-            PARTITION BY {{featureview.name}}__entity_row_unique_id
-            ORDER BY event_timestamp DESC{% if featureview.created_timestamp_column %}, created_timestamp DESC{% endif %}
-        ) AS {{featureview.name}}__nth
-        FROM {{ featureview.name }}__base
-    )
-    WHERE {{featureview.name}}__nth = 1"""
-"""The newest row; a missing created time is the oldest."""
 
 
 class ArrowSparkOfflineStoreConfig(spark.SparkOfflineStoreConfig):  # type: ignore[misc]
@@ -89,21 +85,24 @@ class ArrowSparkOfflineStore(spark.SparkOfflineStore):  # type: ignore[misc]
         """Implement Feast's interface; the job computes its result lazily."""
         for view in feature_views:
             _refuse_unlike(view)
+        within = _times_of(entity_df)
+        feature_views = [_of_few_files(view, within) for view in feature_views]
         empty = isinstance(entity_df, pd.DataFrame) and entity_df.empty
         rows = _one_row(entity_df) if empty else entity_df
         with _spark(config):
             job = spark.SparkOfflineStore.get_historical_features(
                 config, feature_views, feature_refs, rows, *rest, **named
             )
-        return _ArrowJob(job, empty=empty)
+        return SparkJob(job, JoinPlan.read(job.query), empty=empty)
 
     @staticmethod
     def pull_latest_from_table_or_query(
         config: RepoConfig, data_source: DataSource, *rest: Any, **named: Any
     ) -> RetrievalJob:
         """The newest row per key in an interval, for materialization."""
+        data_source = _in_few_files(data_source, _interval(named))
         with _spark(config):
-            return _ArrowJob(
+            return SparkJob(
                 spark.SparkOfflineStore.pull_latest_from_table_or_query(config, data_source, *rest, **named)
             )
 
@@ -112,30 +111,77 @@ class ArrowSparkOfflineStore(spark.SparkOfflineStore):  # type: ignore[misc]
         config: RepoConfig, data_source: DataSource, *rest: Any, **named: Any
     ) -> RetrievalJob:
         """All rows in an interval."""
+        data_source = _in_few_files(data_source, _interval(named))
         with _spark(config):
-            return _ArrowJob(spark.SparkOfflineStore.pull_all_from_table_or_query(config, data_source, *rest, **named))
+            return SparkJob(spark.SparkOfflineStore.pull_all_from_table_or_query(config, data_source, *rest, **named))
 
 
-class _ArrowJob(spark.SparkRetrievalJob):  # type: ignore[misc]
-    """A job of Feast's store whose result is Spark's own Arrow table."""
+class SparkJob(spark.SparkRetrievalJob):  # type: ignore[misc]
+    """A job of Feast's store: its join is that of :mod:`sidkit.stores.spark_join`, its result an Arrow table."""
 
-    def __init__(self, job: Any, *, empty: bool = False) -> None:
+    def __init__(self, job: Any, plan: JoinPlan | None = None, *, empty: bool = False) -> None:
+        query = job.query if plan is None else plan.joined()
         super().__init__(
-            job.spark_session, job.query, job.full_feature_names, job._config, job.on_demand_feature_views, job.metadata
+            job.spark_session, query, job.full_feature_names, job._config, job.on_demand_feature_views, job.metadata
         )
-        self._empty = empty
+        self._plan, self._empty = plan, empty
 
     def to_spark_df(self) -> Any:
+        """The result as a frame of Spark, not computed yet."""
+        _set_always(self.spark_session)
         frame = super().to_spark_df()
         return frame.limit(0) if self._empty else frame
 
+    def views(self, rows: pa.Table) -> list[ViewRows]:
+        """Per stored view, an index per row into its distinct feature rows, if it has lists; else a feature row per row.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            Other entity rows than those of the job, within its times: the join keys, and its column of times.
+
+        Raises
+        ------
+        EngineError
+            When Spark stops, as for want of memory.
+        """
+        if self._plan is None:
+            raise ConfigError("expected the job of get_historical_features, got another one")
+        with spark_errors("retrieving features"), result_folder(self.spark_session, self._repo) as folder:
+            _set_always(self.spark_session)
+            return views_of(self.spark_session, self._plan, rows, folder)
+
+    @property
+    def _repo(self) -> Path:
+        return Path(self._config.repo_path or ".")
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        if self._should_use_staging_for_arrow():
-            return self._to_arrow_via_staging()
-        return self.to_spark_df().toArrow()
+        with spark_errors("retrieving features"):
+            if self._should_use_staging_for_arrow():
+                return self._to_arrow_via_staging()
+            with result_folder(self.spark_session, self._repo) as folder:
+                return collected(self.to_spark_df(), folder / "result")
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
+
+
+def spark_views(store: FeatureStore, service: FeatureService, rows: pa.Table) -> dict[str, ViewRows]:
+    """Point-in-time features of rows by the stored views of a service, with full names; see :meth:`SparkJob.views`.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Its offline store is this one.
+    service : FeatureService
+        On-demand views are not computed; the views that they read are among the result.
+    rows : pyarrow.Table
+        At least one row: join keys, request inputs, and ``event_timestamp``, ``timestamp[us, UTC]`` without nulls.
+    """
+    moments = rows.column("event_timestamp").cast(pa.int64()).to_numpy()
+    ends = rows.take([int(moments.argmin()), int(moments.argmax())])  # Feast looks at columns and times
+    job = store.get_historical_features(ends.to_pandas(), features=service, full_feature_names=True)
+    return {view.name: view for view in job.views(rows)}
 
 
 @contextmanager
@@ -143,11 +189,16 @@ def _spark(config: RepoConfig) -> Iterator[None]:
     """The session that Feast will use, in UTC; Feast's warning that the store is new is left out."""
     started = session_of(config.offline_store.spark_conf or {}, "feature_store.yaml")
     session = type(started).getActiveSession() or started
-    for key, value in ALWAYS.items():
-        session.conf.set(key, value)
-    with warnings.catch_warnings():
+    _set_always(session)
+    with warnings.catch_warnings(), spark_errors("reading the entity rows"):
         warnings.filterwarnings("ignore", _ALPHA, RuntimeWarning)
         yield
+
+
+def _set_always(session: Any) -> None:
+    """Feast's store sets one of these otherwise."""
+    for key, value in ALWAYS.items():
+        session.conf.set(key, value)
 
 
 def _refuse_unlike(view: FeatureView) -> None:
@@ -157,13 +208,51 @@ def _refuse_unlike(view: FeatureView) -> None:
             f"feature view {view.name}: expected a SparkSource, got {type(source).__name__} {source.name if source else ''}; "
             "run `sidkit upgrade --definitions`, or write the source of your own view as a SparkSource"
         )
-    folder = Path(source.path or "")
-    if is_by_day(folder):
-        refuse_outdated(folder)
     if view.ttl and view.ttl.microseconds:
         raise ConfigError(
             f"feature view {view.name}: expected a TTL of whole seconds, which Spark's join takes, got {view.ttl}; round it"
         )
+
+
+def _times_of(entity_df: Any) -> Within:
+    """The range of the times of entity rows; no bounds where they are not a frame of pandas."""
+    if not isinstance(entity_df, pd.DataFrame) or entity_df.empty:
+        return Within()
+    times = pd.to_datetime(entity_df[infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))], utc=True)
+    return _between(times.min(), times.max())
+
+
+def _interval(named: Mapping[str, Any]) -> Within:
+    return _between(named.get("start_date"), named.get("end_date"))
+
+
+def _between(first: datetime | None, last: datetime | None) -> Within:
+    """The range of times as Feast gives them: naive ones are UTC."""
+    ends = (None if each is None or each is pd.NaT else pd.Timestamp(each) for each in (first, last))
+    utc = (each if each is None else each.tz_localize("UTC") if each.tzinfo is None else each for each in ends)
+    return Within(*(None if each is None else each.value // 1000 for each in utc))
+
+
+def _of_few_files(view: FeatureView, within: Within) -> FeatureView:
+    ttl = view.ttl
+    source = _in_few_files(view.batch_source, within.and_before(round(ttl.total_seconds() * MICROS) if ttl else None))
+    if source is view.batch_source:
+        return view
+    copied = copy.copy(view)
+    copied.batch_source = source
+    return copied
+
+
+def _in_few_files(source: DataSource, within: Within) -> DataSource:
+    """A source that Spark reads by opening few files; see :func:`sidkit.stores.offline.day_files.days_or_table`."""
+    folder = Path(getattr(source, "path", None) or "")
+    if not is_by_day(folder) or (path := days_or_table(folder, within)) == folder:
+        return source
+    copied = copy.copy(source)
+    copied.spark_options = copy.copy(source.spark_options)
+    copied.spark_options.path = str(path)
+    copied.date_partition_column = ""
+    return copied
 
 
 def _one_row(entity_df: pd.DataFrame) -> pd.DataFrame:
@@ -177,20 +266,5 @@ def _one_row(entity_df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-def _corrected(query: str) -> str:
-    """Feast's join with keys that cannot be confused, and one row per entity row.
-
-    Raises
-    ------
-    ConfigError
-        When it is not the text of the supported release.
-    """
-    if any(query.count(part) != 1 for part in (*(part for part, _ in _KEYS_AS_TEXT), *_TIES)):
-        raise ConfigError("expected the join of Feast 0.67 in its Spark store, got another; install feast>=0.67,<0.68")
-    for part, replacement in _KEYS_AS_TEXT:
-        query = query.replace(part, replacement)
-    begin, end = map(query.index, _TIES)
-    return query[:begin] + _NEWEST + query[end:]
-
-
-spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN = _corrected(spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN)
+if not spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN.startswith(PLAN):  # a second import of this module
+    spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN = PLAN + spark.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN

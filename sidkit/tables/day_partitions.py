@@ -2,8 +2,8 @@
 
 ``[engine] partitions = "day"`` turns them on. Feast's feature views then read these folders, and a retrieval opens only the
 days that its rows can see. The table in one file stays: builds work on it. After a build the days whose rows changed are
-written again, each beside its file and renamed. ``_manifest.json`` lists the files with their hashes, and the hash of the
-table that they have the rows of: a reader refuses days that are older than their table.
+written again, in one pass over the table, beside their files and renamed. ``_manifest.json`` lists the files with their
+hashes, and the hash of the table that they have the rows of: a reader refuses days that are older than their table.
 
 A day is that of ``event_timestamp`` in UTC: the moment from which serving could have read the row.
 """
@@ -13,23 +13,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidkit.core.arrays import Ints
+from sidkit.core.clock import MICROS
 from sidkit.core.engine import connection, literal, quoted
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.files import remove
+from sidkit.core.files import remove, sha256, sync, temporary_beside
 from sidkit.core.integrity import (
     DAYS_MANIFEST,
     FILES,
+    PENDING,
     checked,
     hash_of,
     manifest_of,
     read_sealed,
-    replaced,
     write_sealed,
 )
 from sidkit.core.repo import Repo
@@ -41,6 +46,7 @@ TABLE = "table"
 _DAYS = "days"
 """Key of the manifest: day -> number of rows and a hash of them."""
 _TIMES = {"event_timestamp", "created_timestamp"}
+_ROW_GROUP = 122_880
 _EMPTY = date(1970, 1, 1)
 """Day of the file without rows of an empty table: readers need its columns."""
 
@@ -102,10 +108,8 @@ def _write_table(repo: Repo, table: Path, folder: Path) -> DaysReport | None:
         write_sealed(manifest, {**before, TABLE: ""})  # readers refuse the folder until it is complete
     with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
         days = dict(_days(opened, table)) or {_EMPTY.isoformat(): [0, ""]}
-        changed = [day for day, stamp in days.items() if before[_DAYS].get(day) != stamp]
-        for day in changed:
-            with replaced(folder / _file(day), manifest) as temporary:
-                _copy(opened, table, day, temporary)
+    changed = [day for day, stamp in days.items() if before[_DAYS].get(day) != stamp]
+    _replace_days(table, folder, set(changed))
     gone = 0
     for path in sorted(folder.glob(f"{COLUMN}=*")):
         if path.name.removeprefix(f"{COLUMN}=") not in days:
@@ -141,14 +145,65 @@ def _days(opened: duckdb.DuckDBPyConnection, table: Path) -> Iterator[tuple[str,
     yield from ((day, [count, digest]) for day, count, digest in rows)
 
 
-def _copy(opened: duckdb.DuckDBPyConnection, table: Path, day: str, target: Path) -> None:
-    first = date.fromisoformat(day)
-    begin, end = (f"'{at.isoformat()} 00:00:00+00'::TIMESTAMPTZ" for at in (first, first + timedelta(days=1)))
-    opened.execute(
-        f"COPY (SELECT * EXCLUDE (file_row_number) FROM read_parquet({literal(table)}, file_row_number = true) "
-        f"WHERE event_timestamp >= {begin} AND event_timestamp < {end} ORDER BY file_row_number) "
-        f"TO {literal(target)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-    )
+def _replace_days(table: Path, folder: Path, days: set[str]) -> None:
+    """Write the files of some days beside the others, record their hashes as pending, and rename them."""
+    manifest = folder / DAYS_MANIFEST
+    with temporary_beside(folder / "days", "") as beside:
+        remove(beside)
+        _split(table, beside, days)
+        for day in days:
+            sync(beside / _file(day))
+        pending = {_file(day): sha256(beside / _file(day)) for day in days}
+        write_sealed(manifest, {**read_sealed(manifest), PENDING: pending})
+        for day in sorted(days):
+            target = folder / _file(day)
+            target.parent.mkdir(exist_ok=True)
+            (beside / _file(day)).replace(target)
+
+
+def _split(table: Path, target: Path, days: set[str]) -> None:
+    """Read a table once, and write a file for each of some of its days; rows keep their order."""
+    with pq.ParquetFile(table) as opened:
+        known = _day_numbers(opened.read(columns=["event_timestamp"]).column(0))
+        in_order = bool((np.diff(known) >= 0).all())
+        parts = opened.iter_batches(_ROW_GROUP) if in_order else [opened.read().take(np.argsort(known, kind="stable"))]
+        schema = opened.schema_arrow.remove_metadata()
+        writer: pq.ParquetWriter | None = None
+        writing = ""
+        if not len(known):
+            parts, days = [], set()
+            _new_file(target, _EMPTY.isoformat(), schema).close()
+        try:
+            for part in parts:
+                numbers = _day_numbers(part.column("event_timestamp"))
+                edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+                for first, end in pairwise(edges):
+                    day = (date(1970, 1, 1) + timedelta(days=int(numbers[first]))).isoformat()
+                    if day not in days:
+                        continue
+                    if writer is None or day != writing:
+                        if writer is not None:
+                            writer.close()
+                        writer, writing = _new_file(target, day, schema), day
+                    rows = part.slice(first, end - first)
+                    table_of = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+                    writer.write_table(table_of.cast(schema), row_group_size=_ROW_GROUP)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _new_file(target: Path, day: str, schema: pa.Schema) -> pq.ParquetWriter:
+    path = target / _file(day)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+
+
+def _day_numbers(moments: pa.ChunkedArray | pa.Array) -> Ints:
+    """Days since 1970 of times, ``int64 [rows]``."""
+    micros = moments.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    days: Ints = micros // (86_400 * MICROS)
+    return days
 
 
 def _file(day: str) -> str:

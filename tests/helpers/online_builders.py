@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.children import ends_with_parent
 from helpers.pit_oracle import moment
 from sidkit.stores.quiet_import import quiet_feast
 
@@ -207,7 +208,12 @@ def redis_server(folder: Path, *options: str) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
     arguments += options
-    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [binary, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=ends_with_parent(),  # noqa: PLW1509  it only calls the system
+    )
     try:
         give_up = time.monotonic() + 30
         while True:

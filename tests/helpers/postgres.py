@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from helpers.children import ends_with_parent
 from helpers.online_builders import free_port
 
 USER, PASSWORD = "sidkit", "open sesame"
@@ -52,6 +54,7 @@ def postgres_server() -> Iterator[str]:
             server = subprocess.Popen(
                 [str(programs / "postgres"), "-D", str(data), *(f"--{key}={value}" for key, value in settings.items())],
                 stdout=log, stderr=log, cwd="/", **_becoming(account),
+                preexec_fn=ends_with_parent(signal.SIGINT),  # noqa: PLW1509  it only calls the system
             )  # fmt: skip
         try:
             url = f"postgresql+psycopg://{USER}:open%20sesame@127.0.0.1:{port}/postgres"

@@ -79,6 +79,11 @@ def test_no_cell_differs_from_the_oracle(ground: Ground, by_created: bool) -> No
     for name in ASKED:
         assert answer.schema.field(f"{name}_number").type == pa.int64()  # beside nulls
         assert cells(answer, [f"{name}_{feature}" for feature in FEATURES]) == ground.oracle(frame, name, by_created)
+    # As frames read it: an index per row into the distinct feature rows.
+    for view in job.views(pa.Table.from_pandas(frame, preserve_index=False)):
+        columns = [f"{view.name}_{feature}" for feature in FEATURES]
+        assert cells(view.plain(), columns) == ground.oracle(frame, view.name, by_created)
+        assert len(view.table) == len(set(view.index[view.index >= 0].tolist()))
 
 
 def test_a_frame_without_rows_gives_a_result_without_rows(ground: Ground) -> None:

@@ -172,7 +172,7 @@ def test_a_removed_table_loses_its_days(repo: Repo) -> None:
     assert list(repo.sources.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(5))
 def test_a_write_killed_at_any_step_is_refused_and_finished_by_the_next(
     repo: Repo, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -21,6 +21,7 @@ from sidkit.tables.day_partitions import COLUMN, TABLE
 _DAY_US = 86_400 * MICROS
 _EPOCH = date(1970, 1, 1).toordinal()
 _NEVER = -(2**62)
+_FEW_DAYS = 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,24 @@ def files_within(path: Path, within: Within) -> list[Path]:
     return [path / name for name in needed]
 
 
+def days_or_table(path: Path, within: Within) -> Path:
+    """The folder if a read within a range opens few of its days, else the table with the same rows in one file.
+
+    Spark takes as long to open a file as to read thousands of rows, and skips row groups outside a range of time anyway.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When the days are older than their table.
+    """
+    needed = sum(_overlaps(name, within) for name in refuse_outdated(path)[FILES])
+    return path if needed <= _FEW_DAYS else _table_of(path)
+
+
+def _table_of(path: Path) -> Path:
+    return path.parent.parent / "tables" / f"{path.name}.parquet"
+
+
 def refuse_outdated(path: Path) -> dict[str, Any]:
     """The manifest of a folder whose days have the rows of its table; no file but manifests is read.
 
@@ -80,7 +99,7 @@ def refuse_outdated(path: Path) -> dict[str, Any]:
         When the days are older than their table.
     """
     manifest = read_sealed(path / DAYS_MANIFEST)
-    table = path.parent.parent / "tables" / f"{path.name}.parquet"
+    table = _table_of(path)
     listing = manifest_of(table)
     stated = read_sealed(listing) if listing is not None else {}
     known = {stated.get(key, {}).get(table.name) for key in (FILES, PENDING)}

@@ -215,3 +215,8 @@ def streams_from(store: FeatureStore) -> bool:
 
 def _described(rows: pa.Table | Path) -> str:
     return "the table" if isinstance(rows, pa.Table) else str(rows)
+
+
+def joins_on_spark(store: FeatureStore) -> bool:
+    """Whether a store's offline store is sidkit's on Spark (:func:`sidkit.stores.spark_offline.spark_views`)."""
+    return str(getattr(store.config.offline_store, "type", "")) == "sidkit.stores.spark_offline.ArrowSparkOfflineStore"

@@ -26,6 +26,7 @@ from sidkit.core.extras import require
 from sidkit.core.files import remove
 from sidkit.core.repo import FEAST_FILE, Repo
 from sidkit.tables.engines.dialect import Statement, translated
+from sidkit.tables.engines.spark_errors import note_settings, spark_errors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -38,8 +39,6 @@ ALWAYS = {
 """SQL settings of every session, whatever ``spark_conf`` says."""
 _SET = re.compile(r"SET VARIABLE (\w+) = \$value")
 _ROW_GROUP = 122_880
-_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception): ")
-"""Last line of a Python traceback."""
 
 
 def spark_conf(repo: Repo) -> dict[str, str]:
@@ -82,6 +81,7 @@ def session_of(conf: Mapping[str, str], place: str) -> SparkSession:
             f"expected Spark to start, got: {str(error).splitlines()[0]} Install Java 17 or later, set JAVA_HOME, and check "
             f"offline_store.spark_conf in {place}"
         ) from error
+    note_settings(conf)
     session.sparkContext.setLogLevel("ERROR")
     return session
 
@@ -89,18 +89,6 @@ def session_of(conf: Mapping[str, str], place: str) -> SparkSession:
 def spark_session(repo: Repo) -> SparkSession:
     """The session of this process with a repository's settings; see :func:`session_of`."""
     return session_of(spark_conf(repo), str(repo.path / FEAST_FILE))
-
-
-@contextmanager
-def spark_errors() -> Iterator[None]:
-    """Raise Spark's errors inside the block as an EngineError; :func:`sidkit.core.engine.working_on` names the step."""
-    try:
-        yield
-    except Exception as error:
-        if (message := _refused(error)) is None:
-            raise
-        step = next(iter(getattr(error, "__notes__", ())), "building the tables")
-        raise EngineError(f"Spark stopped {step}: {message}") from error
 
 
 @contextmanager
@@ -248,15 +236,3 @@ class SparkResult:
         if self._rows is None:
             self._rows = iter([] if self._frame is None else [tuple(row) for row in self._frame.collect()])
         return self._rows
-
-
-def _refused(error: Exception) -> str | None:
-    """The first line of an error of Spark or of its Java process, or that of a Python worker; None for others."""
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
-
-    if not isinstance(error, PySparkException | Py4JError):
-        return None
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    of_worker = [line for line in lines[1:] if _RAISED.match(line)]
-    return next(iter([*of_worker, *lines]), type(error).__name__)
