@@ -17,8 +17,9 @@ random items, after ``gc.freeze``:
 - ``values``, ``values_uncached``, ``values_cold``: the kit's ``read_one`` of one entity, when its row is cached, when only
   another row was read since the last commit, and as the first read after a commit;
 - ``stock``, ``redis``, ``feast``: ``get_online_features(...).to_dict()`` on Feast's stores, and on the packed store;
-- ``raw``: a lower bound: a plain ``sqlite3`` read of the same packed bytes: the keys of the ids, one statement per view, a list
-  of bytes; ``raw_values``, for one entity: a statement per view by its key, and the 10 values by ``struct``.
+- ``raw``: a lower bound: a plain ``sqlite3`` read of the same packed bytes: the hashes of the ids' keys, one statement per
+  view, a list of bytes; ``raw_values``, for one entity: a statement per view by its hash, and the 10 values by ``struct``.
+  Neither compares keys or checksums.
 
 Results go to ``benchmarks/results/bench_online.json`` after every run: raw times, shapes, versions, and ratios of medians.
 With ``--only``, one part is measured and printed, and nothing is saved. Ratios use processor time, because waiting on a shared
@@ -181,14 +182,16 @@ def plain_connection(path: Path) -> tuple[sqlite3.Connection, bytes]:
 
 def raw_reader(path: Path) -> Any:
     """The lower bound: a plain program that reads the packed bytes."""
+    from sidkit.stores.online.key_hashes import hashes_of
+
     opened, prefix = plain_connection(path)
 
     def read(items: list[str]) -> list[list[bytes]]:
-        keys = [prefix + len(item).to_bytes(4, "little") + item.encode() for item in items]
+        keys = hashes_of([prefix + len(item).to_bytes(4, "little") + item.encode() for item in items])
         fetched = []
         for view in ("stats", "content"):
             places = ",".join(["(?)"] * len(keys))
-            sql = f'SELECT t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.key = v.column1'
+            sql = f'SELECT t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.hash = v.column1'
             fetched.append([row for (row,) in opened.execute(sql, keys)])
         return fetched
 
@@ -197,14 +200,16 @@ def raw_reader(path: Path) -> Any:
 
 def raw_values_reader(path: Path) -> Any:
     """The lower bound for one entity: a plain program that knows the layouts of the two views."""
+    from sidkit.stores.online.key_hashes import hashes_of
+
     opened, prefix = plain_connection(path)
     stats, content = struct.Struct("<HBI3q3f4q"), struct.Struct("<HB2qI32f")
-    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE key = ?' for view in ("stats", "content")]
+    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE hash = ?' for view in ("stats", "content")]
 
     def read(items: list[str]) -> dict[str, Any]:
         text = items[0].encode()
-        key = (prefix + len(text).to_bytes(4, "little") + text,)
-        [[one], [other]] = (opened.execute(statement, key).fetchone() for statement in statements)
+        own = hashes_of([prefix + len(text).to_bytes(4, "little") + text])
+        [[one], [other]] = (opened.execute(statement, own).fetchone() for statement in statements)
         _, _, _, a, b, c, x, y, z, *codes = stats.unpack_from(one)
         _, _, d, e, _, *vector = content.unpack_from(other)
         first = {"stats__codes": codes, "stats__a": a, "stats__b": b, "stats__c": c, "stats__x": x, "stats__y": y}
@@ -234,7 +239,7 @@ def fill(folder: Path, redis: str) -> None:
 
 def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
-    from sidkit.stores.online import open_reader, sqlite_transactions
+    from sidkit.stores.online import open_reader, rows_by_hash
 
     opened = read_stores(folder, redis, fresh=False)
     packed, emptied, one_row = (
@@ -250,14 +255,14 @@ def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, 
         for reader in (fast, cold, single):
             reader.read({"item_id": asked})
         raw(asked)
-    check = sqlite_transactions.all_intact
+    check = rows_by_hash.all_intact
 
     def unchecked(asked: list[str]) -> None:
-        sqlite_transactions.all_intact = lambda *_: True
+        rows_by_hash.all_intact = lambda *_: True
         try:
             cold.read({"item_id": asked})
         finally:
-            sqlite_transactions.all_intact = check
+            rows_by_hash.all_intact = check
 
     def by_feast(name: str) -> Any:
         store, service = opened[name], opened[name].get_feature_service("ten")

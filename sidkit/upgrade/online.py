@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidkit.core.repo import FEAST_FILE, Repo
-from sidkit.stores.online.repair import upgrade_online_file
+from sidkit.stores.online.conversion import upgrade_online_file
 
 
 def check_online_rows(repo: Repo) -> list[str]:

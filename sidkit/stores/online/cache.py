@@ -9,6 +9,7 @@ the cache need not cross the network (:class:`sidkit.stores.online.redis_reading
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from sidkit.stores.online.layout import Layout
@@ -41,6 +42,8 @@ class RowCache:
         Version of the file that the cache belongs to, see :meth:`at`.
     layouts : dict
         View -> number -> layout, for :class:`sidkit.stores.online.transactions.Reading`.
+    tables : int or None
+        Version of the tables in the file, None before it was read.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -50,6 +53,7 @@ class RowCache:
         self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
         self.layouts: dict[str, dict[int, Layout]] = {}
+        self.tables: int | None = None
 
     @property
     def size(self) -> int:
@@ -58,7 +62,7 @@ class RowCache:
 
     def forget(self) -> None:
         """Clear the cache."""
-        self.layouts = {}
+        self.layouts, self.tables = {}, None
         self._young, self._old = {}, {}
         self._young_bytes = self._old_bytes = 0
 
@@ -124,8 +128,8 @@ class RowCache:
 
 
 def _size(group: Group, entries: dict[bytes, Entry]) -> int:
-    size = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries) + _length(entries)
-    return size + sum(_length(filter(None, rows)) for rows in zip(*entries.values(), strict=True))
+    overhead = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries)
+    return overhead + _length(entries) + _length(filter(None, chain.from_iterable(entries.values())))
 
 
 def _length(texts: Iterable[bytes]) -> int:

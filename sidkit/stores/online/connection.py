@@ -10,8 +10,9 @@ from urllib.parse import quote
 from sidkit.core.errors import OnlineStoreError
 from sidkit.core.files import make_private
 
-VERSION = 2
-"""Version of the file; version 1 had no checksums (:mod:`sidkit.stores.online.repair` converts it)."""
+VERSION, BY_KEY = 3, 2
+"""Version of the file, and the version whose tables are in the order of the keys, which readers read as it is and the first
+writer converts; version 1 had no checksums (:mod:`sidkit.stores.online.conversion` converts both)."""
 FORMAT, LAYOUTS, MARKS = '"packed:format"', '"packed:layouts"', '"packed:marks"'
 REBUILD = "delete the file, then run `feast apply` and `feast materialize`"
 """How to rebuild a file in a repository without sidkit.toml."""
@@ -90,7 +91,7 @@ def _open(path: Path, mode: str, patience_seconds: float, remedy: str) -> sqlite
         opened.execute("PRAGMA mmap_size = 4294967296")
         opened.execute("PRAGMA wal_autocheckpoint = 8000")
         # The first read, which also fails if the log's index cannot be written.
-        _refuse_other_version(opened, path, remedy)
+        known_version(opened, str(path), remedy)
     except BaseException:
         opened.close()
         raise
@@ -117,6 +118,12 @@ def _make_format(opened: sqlite3.Connection) -> None:
             opened.execute("ROLLBACK")
 
 
+def views_of(opened: sqlite3.Connection) -> list[str]:
+    """Names of the views that have a table, sorted."""
+    names = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
+    return sorted(name.removeprefix("packed:") for (name,) in names.fetchall())
+
+
 def version_of(opened: sqlite3.Connection) -> Any:
     """The version of a file, or None if it has no tables of this store."""
     if not opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'packed:format'").fetchone():
@@ -125,18 +132,36 @@ def version_of(opened: sqlite3.Connection) -> Any:
     return versions[0] if len(versions) == 1 else versions or None
 
 
-def _refuse_other_version(opened: sqlite3.Connection, path: Path, remedy: str) -> None:
+def known_version(opened: sqlite3.Connection, place: str, remedy: str) -> int:
+    """The version of the tables in a file, that of this release if it has none.
+
+    Parameters
+    ----------
+    opened : sqlite3.Connection
+        A connection to the file.
+    place : str
+        The file, for error messages.
+    remedy : str
+        How to rebuild it, for error messages.
+
+    Raises
+    ------
+    OnlineStoreError
+        When this release does not read the version.
+    """
     version = version_of(opened)
-    if version in {None, VERSION}:
-        return
+    if version is None:
+        return VERSION
+    if version in {VERSION, BY_KEY}:
+        return int(version)
     if version == 1:
         raise OnlineStoreError(
-            f"the online store {path} was written by an earlier release: expected version {VERSION}, got version 1. "
+            f"the online store {place} was written by an earlier release: expected version {VERSION}, got version 1. "
             f"Run `sidkit upgrade`, or {remedy}"
         )
     advice = remedy if remedy.startswith("delete") else f"delete the file and {remedy}"
     raise OnlineStoreError(
-        f"expected version {VERSION} of the online store {path}, got version {version!r}. Use the release that wrote it, or "
+        f"expected version {VERSION} of the online store {place}, got version {version!r}. Use the release that wrote it, or "
         f"{advice}"
     )
 

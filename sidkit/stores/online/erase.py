@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidkit.core.engine import quoted
 from sidkit.core.errors import OnlineStoreError
@@ -80,8 +80,8 @@ def erase_users(path: Path, users: Sequence[str], join_key: str, patience_second
             opened.execute("PRAGMA secure_delete = ON")
             opened.execute("BEGIN IMMEDIATE")
             rows = list(_matching(opened, users, join_key))
-            for table, column, key, _ in rows:
-                opened.execute(f"DELETE FROM {quoted(table)} WHERE {quoted(column)} = ?", (key,))
+            for table, column, value, _ in rows:
+                opened.execute(f"DELETE FROM {quoted(table)} WHERE {quoted(column)} = ?", (value,))
             opened.execute("COMMIT")
             compact(opened)
         except sqlite3.DatabaseError as error:
@@ -112,25 +112,28 @@ def compact(opened: sqlite3.Connection) -> None:
     raise sqlite3.OperationalError("readers keep the write-ahead log in use")
 
 
-def _matching(opened: sqlite3.Connection, users: Sequence[str], join_key: str) -> Iterator[tuple[str, str, bytes, str]]:
-    """Table, key column, key and user of the rows of users."""
+def _matching(opened: sqlite3.Connection, users: Sequence[str], join_key: str) -> Iterator[tuple[str, str, Any, str]]:
+    """Table, a column to search for the rows by, its value, and the user, of the rows of users."""
     tables = [name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
     for table in tables:
         column = _KEY_COLUMNS["packed:" if table.startswith("packed:") else ""]
         columns = [row[1] for row in opened.execute(f"PRAGMA table_info({quoted(table)})")]
         if column not in columns:
             continue
+        # A packed table is searched by the number of the row; in a file of the release before, as in Feast's, by the key.
+        searched = "hash" if column == "key" and "hash" in columns else column
         # The bytes of an id are a first guess: an id may be a part of another one, or of another key.
-        found = f"SELECT DISTINCT {quoted(column)} FROM {quoted(table)} WHERE instr({quoted(column)}, ?) > 0"
+        named = f"{quoted(searched)}, {quoted(column)}"
+        found = f"SELECT DISTINCT {named} FROM {quoted(table)} WHERE instr({quoted(column)}, ?) > 0"
         seen: set[bytes] = set()
         for user in users:
             for needle in needles_of(user):
-                for (key,) in opened.execute(found, (needle,)).fetchall():
+                for value, key in opened.execute(found, (needle,)).fetchall():
                     if key in seen:
                         continue
                     if user_of(key, join_key) == user:
                         seen.add(key)
-                        yield table, column, key, user
+                        yield table, searched, value, user
 
 
 def user_of(key: bytes, join_key: str) -> str | None:

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from sidkit.stores.online.connection import MARKS
-from sidkit.stores.online.sql import parts, select_tails
 
 
 def read_marks(opened: sqlite3.Connection, views: Sequence[str]) -> tuple[object, ...]:
@@ -37,16 +36,3 @@ def write_marks(opened: sqlite3.Connection, views: Iterable[str]) -> None:
     """Replace the marks of views that were written."""
     rows = [(view, secrets.randbits(62)) for view in sorted(views)]
     opened.executemany(f"INSERT OR REPLACE INTO {MARKS} (view, mark) VALUES (?, ?)", rows)
-
-
-def read_tails(
-    opened: sqlite3.Connection, views: Sequence[str], keys: Sequence[bytes]
-) -> list[tuple[bytes | None, ...]]:
-    """Times and checksum of each key's row in each of at most 32 views, None without a row.
-
-    Equal bytes are the same row, which needs not be read again.
-    """
-    taken: list[tuple[bytes | None, ...]] = []
-    for size, part, count in parts(keys):
-        taken += opened.execute(select_tails(tuple(views), size), part).fetchall()[:count]
-    return taken

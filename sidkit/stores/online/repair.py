@@ -1,31 +1,30 @@
-"""Upgrade and repair of files of packed rows from an earlier release or with damage.
+"""Repair of files of packed rows with damage.
 
 Every change is one SQLite transaction, so a killed one leaves the file unchanged.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
-from sidkit.core.engine import quoted
 from sidkit.core.errors import OnlineStoreError
-from sidkit.stores.online.checksums import all_intact, record_check, sealed
+from sidkit.stores.online.checksums import all_intact, record_check
 from sidkit.stores.online.codec import layout_number
-from sidkit.stores.online.connection import FORMAT, LAYOUTS, VERSION, open_to_read, version_of
+from sidkit.stores.online.connection import BY_KEY, LAYOUTS, open_to_read, version_of, views_of
+from sidkit.stores.online.conversion import PATIENCE_SECONDS, ROWS, convert_by_key, opened_in_place, rewrite
+from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.layout import layout_from_json
 from sidkit.stores.online.marks import write_marks
-from sidkit.stores.online.sql import table_of, table_statement
+from sidkit.stores.online.sql import table_of
 
-_ROWS = 20_000
-_PATIENCE_SECONDS = 60.0
-_COPY = "packed~copy"  # not a valid view name; removed before the transaction ends
-
-KeyedRows = Iterable[tuple[bytes, bytes]]
+_MESSAGES = 1_000
+_UNORDERED = re.compile(r"Rowid -?\d+ out of order")
+"""What SQLite says of a number that changed in a table: the rows can still be read one after the other."""
 
 
 @dataclass(frozen=True)
@@ -46,74 +45,6 @@ class Damage:
 _UNREADABLE = Damage(unreadable=True, rows={})
 
 
-def upgrade_online_file(path: Path) -> int:
-    """Convert a file of an earlier release to the current format, in place.
-
-    Parameters
-    ----------
-    path : Path
-        File of an online store. It is left unchanged if missing, current, or without tables of this store.
-
-    Returns
-    -------
-    int
-        Number of converted rows.
-
-    Raises
-    ------
-    OnlineStoreError
-        When the file has an unknown version, is damaged, or is being written; it is then unchanged.
-    """
-    if not path.exists():
-        return 0
-    try:
-        with closing(_opened(path)) as opened:
-            opened.execute("BEGIN IMMEDIATE")
-            try:
-                count = _convert(opened, path)
-                opened.execute("COMMIT")
-            finally:
-                if opened.in_transaction:
-                    opened.execute("ROLLBACK")
-            if count:
-                opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return count
-    except sqlite3.DatabaseError as error:
-        raise OnlineStoreError(
-            f"the online store {path} cannot be upgraded ({error}): stop its users, or delete it and run `sidkit apply` "
-            "and `sidkit materialize`"
-        ) from error
-
-
-def _convert(opened: sqlite3.Connection, path: Path) -> int:
-    version = version_of(opened)
-    if version in {None, VERSION}:
-        return 0
-    if version != 1:
-        raise OnlineStoreError(
-            f"expected version 1 or {VERSION} of the online store {path}, got {version!r}; use the release that wrote it"
-        )
-    count = 0
-    for view in _views(opened):
-        count += _rewrite(opened, view, _converted(opened, view))
-    opened.execute(f"ALTER TABLE {LAYOUTS} ADD COLUMN checked INTEGER NOT NULL DEFAULT 0")
-    for view, number, columns in opened.execute(f"SELECT view, number, columns FROM {LAYOUTS}").fetchall():
-        opened.execute(
-            f"UPDATE {LAYOUTS} SET checked = ? WHERE view = ? AND number = ?",
-            (record_check(view, number, columns), view, number),
-        )
-    opened.execute(f"UPDATE {FORMAT} SET version = {VERSION}")
-    return count
-
-
-def _converted(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes]]:
-    """Convert the rows of a version 1 table to the current version."""
-    read = opened.execute(f"SELECT key, event_us, created_us, row FROM {table_of(view)}")
-    while part := read.fetchmany(_ROWS):
-        keys, events, created, rows = zip(*part, strict=True)
-        yield from zip(keys, sealed(view, keys, events, created, rows), strict=True)
-
-
 def find_damage(path: Path) -> Damage:
     """Read a whole file and find damage; a missing file has none.
 
@@ -125,7 +56,7 @@ def find_damage(path: Path) -> Damage:
     if not path.exists():
         return Damage(unreadable=False, rows={})
     try:
-        opened, _ = open_to_read(path, _PATIENCE_SECONDS)
+        opened, _ = open_to_read(path, PATIENCE_SECONDS)
         with closing(opened):
             return _damage(opened)
     except sqlite3.OperationalError as error:
@@ -153,57 +84,82 @@ def repair(path: Path) -> Damage:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
     elif damage:
-        with closing(_opened(path)) as opened:
+        with closing(opened_in_place(path)) as opened:
             opened.execute("BEGIN IMMEDIATE")
             for view in damage.rows:
                 if _known_layouts(opened, view) is None:
                     opened.execute(f"DROP TABLE IF EXISTS {table_of(view)}")
                     opened.execute(f"DELETE FROM {LAYOUTS} WHERE view = ?", (view,))
                 else:
-                    _rewrite(opened, view, _sound(opened, view))
+                    rewrite(opened, view, _sound(opened, view))
+            convert_by_key(opened, _still_damaged)
             with suppress(sqlite3.OperationalError):  # a file of an earlier release has no marks
                 write_marks(opened, damage.rows)
             opened.execute("COMMIT")
     return damage
 
 
+def _still_damaged(view: str, problem: str) -> OnlineStoreError:
+    return OnlineStoreError(f"expected packed:{view} without damage after its repair, but {problem}; delete the file")
+
+
 def _damage(opened: sqlite3.Connection) -> Damage:
     if version_of(opened) is None:
         return Damage(unreadable=False, rows={})
-    if opened.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+    if not _readable(opened.execute(f"PRAGMA quick_check({_MESSAGES})").fetchall()):
         return _UNREADABLE
     damage = {}
-    for view in _views(opened):
+    for view in views_of(opened):
         rows = opened.execute(f"SELECT count(*) FROM {table_of(view)}").fetchone()[0]
         damaged = rows - sum(1 for _ in _sound(opened, view))
-        if damaged or _known_layouts(opened, view) is None or not _indexed(opened, view):
+        if damaged or _known_layouts(opened, view) is None or not _ordered(opened, view):
             damage[view] = max(damaged, 1)
     return Damage(unreadable=False, rows=damage)
 
 
-def _indexed(opened: sqlite3.Connection, view: str) -> bool:
-    """Whether the indices of a view's table, if it has any, are those of its rows."""
+def _readable(messages: list[tuple[str]]) -> bool:
+    """Whether all rows of all tables can be read one after the other, from the messages of SQLite's check."""
+    lines = [line for (message,) in messages for line in message.splitlines()]
+    return all(line == "ok" or line.startswith("***") or _UNORDERED.search(line) for line in lines)
+
+
+def _ordered(opened: sqlite3.Connection, view: str) -> bool:
+    """Whether the rows of a view's table are in order, and its indices, if it has any, are those of its rows."""
     found = opened.execute(
         "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND tbl_name = ?", (f"packed:{view}",)
     )
-    [count] = found.fetchone()
-    return not count or opened.execute(f"PRAGMA integrity_check({table_of(view)})").fetchone() == ("ok",)
+    check = "integrity_check" if found.fetchone()[0] else "quick_check"
+    return bool(opened.execute(f"PRAGMA {check}({table_of(view)})").fetchone() == ("ok",))
 
 
 def _sound(opened: sqlite3.Connection, view: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the intact rows of a table, in file order."""
+    """Yield key and row of the intact rows of a table, in file order."""
     layouts = _known_layouts(opened, view) or set()
-    read = opened.execute(f"SELECT key, row FROM {table_of(view)}")
-    while part := read.fetchmany(_ROWS):
-        keys, rows = zip(*part, strict=True)
+    number = "NULL" if version_of(opened) == BY_KEY else "hash"
+    read = opened.execute(f"SELECT {number}, key, row FROM {table_of(view)}")
+    while part := read.fetchmany(ROWS):
+        numbers, keys, rows = zip(*part, strict=True)
         with suppress(TypeError):
-            if all_intact(view, keys, rows) and {*map(layout_number, rows)} <= layouts:
-                yield from part
+            if (
+                all_intact(view, keys, rows)
+                and {*map(layout_number, rows)} <= layouts
+                and all(map(_in_place, numbers, hashes_of(keys)))
+            ):
+                yield from zip(keys, rows, strict=True)
                 continue
-        for key, row in part:
+        for own, key, row in part:
             with suppress(TypeError):
-                if all_intact(view, [key], [row]) and layout_number(row) in layouts:
+                if (
+                    all_intact(view, [key], [row])
+                    and layout_number(row) in layouts
+                    and _in_place(own, *hashes_of([key]))
+                ):
                     yield key, row
+
+
+def _in_place(number: int | None, own: int) -> bool:
+    """Whether a row's number is that of its key: its hash, one below zero, or none in a file of the release before."""
+    return number is None or number < 0 or number == own
 
 
 def _known_layouts(opened: sqlite3.Connection, view: str) -> set[int] | None:
@@ -214,26 +170,3 @@ def _known_layouts(opened: sqlite3.Connection, view: str) -> set[int] | None:
     for _, columns, _ in records:
         layout_from_json(columns)
     return {int(number) for number, _, _ in records}
-
-
-def _views(opened: sqlite3.Connection) -> list[str]:
-    names = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
-    return sorted(name.removeprefix("packed:") for (name,) in names.fetchall())
-
-
-def _rewrite(opened: sqlite3.Connection, view: str, rows: KeyedRows) -> int:
-    """Replace the rows of a view's table."""
-    opened.execute(f"DROP TABLE IF EXISTS {quoted(_COPY)}")
-    opened.execute(table_statement(quoted(_COPY)))
-    before = opened.total_changes
-    opened.executemany(f"INSERT OR IGNORE INTO {quoted(_COPY)} (key, row) VALUES (?, ?)", rows)
-    count = opened.total_changes - before
-    opened.execute(f"DROP TABLE {table_of(view)}")
-    opened.execute(f"ALTER TABLE {quoted(_COPY)} RENAME TO {table_of(view)}")
-    return count
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_SECONDS
-    )

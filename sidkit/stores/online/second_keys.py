@@ -1,7 +1,7 @@
 """All rows of a view with two join keys that have one value of the second key, such as a user's counts per prefix of codes.
 
-A table is sorted by whole keys, so by the first join key. An index of SQLite by the second one gives all rows of an entity in
-one range scan; a key that the scan does not give has no row, and needs no search of its own. Any writer maintains the index,
+A table is sorted by hashes of whole keys. An index of SQLite by the second join key gives all rows of an entity in one range
+scan; a key that the scan does not give has no row, and needs no search of its own. Any writer maintains the index,
 as SQLite does; a table without one, of an earlier release, gets it from the next writer.
 
 A scan is verified like a search: all rows that it gives, and those of the entries before and after them, must exist and match
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from sidkit.core.engine import quoted
+from sidkit.stores.online.checksums import all_intact
 from sidkit.stores.online.sql import table_of
 
 _LONGEST = 65_536
@@ -43,21 +44,26 @@ def make_index(opened: sqlite3.Connection, view: str, key: bytes) -> None:
     """Create the index of a view's table if its keys, like this one, have two values."""
     names = names_length(key)
     if names is not None:
-        opened.execute(
-            f"CREATE INDEX IF NOT EXISTS {_index(view, names)} ON {table_of(view)} ({_expression(names)}) "
-            f"WHERE length(key) < {_LONGEST}"
-        )
+        make_index_of(opened, view, names)
+
+
+def make_index_of(opened: sqlite3.Connection, view: str, names: int) -> None:
+    """Create the index of a view's table whose keys have this number of bytes of names."""
+    opened.execute(
+        f"CREATE INDEX IF NOT EXISTS {_index(view, names)} ON {table_of(view)} ({_expression(names)}) "
+        f"WHERE length(key) < {_LONGEST}"
+    )
 
 
 def has_index(opened: sqlite3.Connection, view: str, key: bytes) -> bool:
     """Whether a table needs no index, or has it."""
     names = names_length(key)
-    return names is None or names in _indices(opened, view)
+    return names is None or names in indices(opened, view)
 
 
 def rows_of_second(
     opened: sqlite3.Connection,
-    fetch: Callable[[Sequence[bytes]], list[bytes | None]],
+    fetch: Callable[[Sequence[bytes]], Sequence[bytes | None]] | None,
     damaged: Callable[[str], Exception],
     view: str,
     names: int,
@@ -70,8 +76,9 @@ def rows_of_second(
     ----------
     opened : sqlite3.Connection
         A connection in a transaction.
-    fetch : callable
-        Reads and verifies the rows of keys; None for a key without one.
+    fetch : callable, optional
+        Reads and verifies the rows of keys, None for a key without one: for a file whose index has the keys but not the
+        number of each row, where SQLite does not notice that an entry has no row.
     damaged : callable
         Makes the error for a problem of the view.
     view : str
@@ -88,35 +95,39 @@ def rows_of_second(
     OnlineStoreError
         When a row or the index is damaged.
     """
-    if names not in _indices(opened, view):
+    if names not in indices(opened, view):
         return None
-    before, onwards = _statements(view, names)
-    last = [key for (key,) in opened.execute(before, (value,))]
-    keys: list[bytes] = []
-    following: list[bytes] = []
+    before, onwards = _statements(view, names, "key" if fetch else "key, row")
+    last = opened.execute(before, (value,)).fetchall()
+    found: list[tuple[bytes, ...]] = []
+    following: list[tuple[bytes, ...]] = []
     scan = opened.execute(onwards, (value,))
-    for (key,) in scan:
-        if not isinstance(key, bytes) or second_value(key, names) != value:
-            following = [key]
+    for entry in scan:
+        if not isinstance(entry[0], bytes) or second_value(entry[0], names) != value:
+            following = [entry]
             break
-        keys.append(key)
-        if len(keys) > most:
+        found.append(entry)
+        if len(found) > most:
             scan.close()
             return None
     scan.close()
-    beside = [*last, *following]
+    beside = [key for key, *_ in (*last, *following)]
     ordered = all(isinstance(key, bytes) for key in beside)
-    ordered = ordered and all(second_value(key, names) < value for key in last)
-    ordered = ordered and all(second_value(key, names) > value for key in following)
+    ordered = ordered and all(second_value(key, names) < value for key, *_ in last)
+    ordered = ordered and all(second_value(key, names) > value for key, *_ in following)
+    keys = [key for key, *_ in found]
     if not ordered or len(set(keys)) < len(keys):
         raise damaged("the index by the second key is out of order")
-    rows = [row for row in fetch([*keys, *beside]) if row is not None]
-    if len(rows) < len(keys) + len(beside):
+    whole = [*keys, *beside]
+    rows = [row for _, row in (*found, *last, *following)] if fetch is None else fetch(whole)
+    if None in rows:
         raise damaged("the index by the second key has a key without a row")
-    return dict(zip(keys, rows, strict=False))
+    if fetch is None and whole and not all_intact(view, whole, rows):  # type: ignore[arg-type]
+        raise damaged("a row does not match its checksum")
+    return dict(zip(keys, rows, strict=False))  # type: ignore[arg-type]
 
 
-def _indices(opened: sqlite3.Connection, view: str) -> set[int]:
+def indices(opened: sqlite3.Connection, view: str) -> set[int]:
     """Lengths of the names for which a table has an index."""
     start = f"packed-second:{view}:"
     found = opened.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?", (f"packed:{view}",))
@@ -136,10 +147,11 @@ def _expression(names: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _statements(view: str, names: int) -> tuple[str, str]:
-    """SQL for the key before a second value, and for all keys from it on."""
+def _statements(view: str, names: int, columns: str) -> tuple[str, str]:
+    """SQL for what is before a second value, and for all from it on."""
     value = _expression(names)
     source = (
-        f"SELECT key FROM {table_of(view)} INDEXED BY {_index(view, names)} WHERE length(key) < {_LONGEST} AND {value}"
+        f"SELECT {columns} FROM {table_of(view)} INDEXED BY {_index(view, names)} "
+        f"WHERE length(key) < {_LONGEST} AND {value}"
     )
     return f"{source} < ? ORDER BY {value} DESC LIMIT 1", f"{source} >= ? ORDER BY {value}"

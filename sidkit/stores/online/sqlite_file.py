@@ -1,13 +1,14 @@
 """The SQLite file of packed rows: one table per feature view, one row per entity, readable beside one writer.
 
-A view's table has ``key`` (Feast's serialized entity key) and ``row`` (:mod:`sidkit.stores.online.layout`, followed by times
-and checksum: :mod:`sidkit.stores.online.checksums`). ``packed:layouts`` has the layouts of the rows of each table,
-``packed:format`` the version of the format, and ``packed:marks`` a random number per view that every write to the view
-replaces, so that readers which hold rows in arrays notice it. The file is in WAL mode: readers see the last commit and neither
-wait for the writer nor block it.
+A view's table has ``hash``, the number of the row (:mod:`sidkit.stores.online.key_hashes`), ``key`` (Feast's serialized entity
+key) and ``row`` (:mod:`sidkit.stores.online.layout`, followed by times and checksum: :mod:`sidkit.stores.online.checksums`).
+``packed:layouts`` has the layouts of the rows of each table, ``packed:format`` the version of the format, and
+``packed:marks`` a random number per view that every write to the view replaces, so that readers which hold rows in arrays
+notice it. The file is in WAL mode: readers see the last commit and neither wait for the writer nor block it.
 
-Every row is verified when it is read from the file. A key that is not found is verified too: its neighbours in the table
-must be intact, because a key damaged in the file is near the position where it is searched.
+Every row is verified when it is read from the file, and so is a key that is not found
+(:mod:`sidkit.stores.online.rows_by_hash`). A file of version 2, whose tables are in the order of the keys, is read as it is;
+the first transaction that writes converts it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pathlib import Path
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online.cache import Entry, Group, RowCache
 from sidkit.stores.online.checksums import all_intact
-from sidkit.stores.online.connection import REBUILD, identity_of, open_to_read, open_to_write, state_of
+from sidkit.stores.online.connection import REBUILD, VERSION, identity_of, open_to_read, open_to_write, state_of
+from sidkit.stores.online.conversion import convert_by_key
+from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.marks import write_marks
 from sidkit.stores.online.sql import select
 from sidkit.stores.online.sqlite_transactions import FileReading, FileWriting
@@ -123,14 +126,15 @@ class PackedFile(PackedDatabase):
         """
         with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
             opened, cache = self._newest(group for group, _ in wanted)
-            if cache is None:
+            if cache is None or cache.tables != VERSION:
                 return None
             entries, read = [], False
             for group, key in wanted:
                 entry = cache.entry(group, key)
                 if entry is None:
-                    [entry] = opened.execute(select(group, 1), (key,)).fetchall()
-                    if not all(map(all_intact, group, repeat((key,)), zip(entry, strict=True))):
+                    [(*rows, own)] = opened.execute(select(group, 1), hashes_of((key,))).fetchall()
+                    entry = tuple(rows)
+                    if own != key or not all(map(all_intact, group, repeat((key,)), zip(entry, strict=True))):
                         return None
                     read = True
                 entries.append(entry)
@@ -161,7 +165,9 @@ class PackedFile(PackedDatabase):
             opened = self._connection(create=True)
             opened.execute("BEGIN IMMEDIATE")
             try:
-                yield (writing := FileWriting(opened, self.path, self.remedy))
+                writing = FileWriting(opened, self.path, self.remedy)
+                convert_by_key(opened, writing.damaged)
+                yield writing
                 write_marks(opened, writing.changed)
                 opened.execute("COMMIT")
             finally:

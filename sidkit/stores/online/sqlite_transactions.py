@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
+from typing import Protocol
 
 from sidkit.core.errors import OnlineStoreError
+from sidkit.stores.online import rows_by_hash, rows_by_key
 from sidkit.stores.online.cache import Entry, Group, RowCache
 from sidkit.stores.online.checksums import (
     TAIL,
-    all_intact,
     checked_layout,
     record_check,
     sealed,
     time_key,
     us_of,
 )
-from sidkit.stores.online.connection import LAYOUTS
+from sidkit.stores.online.connection import LAYOUTS, VERSION, known_version, views_of
+from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.layout import Layout
-from sidkit.stores.online.marks import read_marks, read_tails
+from sidkit.stores.online.marks import read_marks
+from sidkit.stores.online.rows_by_hash import Damaged
 from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
-from sidkit.stores.online.sql import beside, parts, select, table_of, table_statement, upsert
+from sidkit.stores.online.sql import insert_apart, table_of, table_statement, upsert
 from sidkit.stores.online.transactions import OUTDATED_US, Reading, Writing
 
 _INSERT_ROWS = 256
 _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
+
+
+class Tables(Protocol):
+    """What reads the tables of one version of the file: a module."""
+
+    def fetch(self, opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
+        """See :func:`sidkit.stores.online.rows_by_hash.fetch`."""
+
+    def tails(
+        self, opened: sqlite3.Connection, damaged: Damaged, views: Sequence[str], keys: Sequence[bytes]
+    ) -> list[tuple[bytes | None, ...]]:
+        """See :func:`sidkit.stores.online.rows_by_hash.tails`."""
 
 
 class FileReading(Reading):
@@ -62,16 +77,15 @@ class FileReading(Reading):
 
     def views(self) -> list[str]:
         """Names of the views that have a table."""
-        names = self._opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'packed:*_*'")
-        return sorted(name.removeprefix("packed:") for (name,) in names)
+        return views_of(self._opened)
 
     def marks(self, views: Sequence[str]) -> tuple[object, ...]:
         """See :func:`sidkit.stores.online.marks.read_marks`."""
         return read_marks(self._opened, views)
 
     def tails(self, views: Sequence[str], keys: Sequence[bytes]) -> list[tuple[bytes | None, ...]]:
-        """See :func:`sidkit.stores.online.marks.read_tails`."""
-        return read_tails(self._opened, views, keys)
+        """See :meth:`Reading.tails`."""
+        return self._tables.tails(self._opened, self.damaged, views, keys)
 
     def has_index(self, view: str, key: bytes) -> bool:
         """See :func:`sidkit.stores.online.second_keys.has_index`."""
@@ -86,7 +100,8 @@ class FileReading(Reading):
         def damaged(problem: str) -> OnlineStoreError:
             return self.damaged(view, problem)
 
-        return rows_of_second(self._opened, fetch, damaged, view, names, value, most)
+        by_key = fetch if self._tables is rows_by_key else None
+        return rows_of_second(self._opened, by_key, damaged, view, names, value, most)
 
     def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """See :meth:`Reading.entries`."""
@@ -105,27 +120,18 @@ class FileReading(Reading):
 
     def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
-        taken: list[Entry] = []
-        for size, part, count in parts(keys):
-            taken += self._opened.execute(select(group, size), part).fetchall()[:count]
-        for view, rows in zip(group, zip(*taken, strict=True), strict=False):
-            if all(rows):
-                intact = all_intact(view, keys, rows)
-            else:
-                present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
-                missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
-                intact = not present or all_intact(view, *zip(*present, strict=True))
-                nearby = list(self._neighbours(view, missing))
-                intact = intact and all_intact(view, [b""] * len(nearby), nearby)
-            if not intact:
-                raise self.damaged(view, "a row does not match its checksum")
-        return taken
+        return self._tables.fetch(self._opened, self.damaged, group, keys)
 
-    def _neighbours(self, view: str, keys: Sequence[bytes]) -> Iterator[bytes]:
-        """Key and row of the neighbours of missing keys."""
-        for size, part, _ in parts(keys):
-            for pair in self._opened.execute(beside(view, size), part):
-                yield from (neighbour for neighbour in pair if neighbour is not None)
+    @property
+    def _tables(self) -> Tables:
+        """The module that reads the tables of this file's version."""
+        cache = None if self._cache is None else self._cached(self._cache)
+        version = None if cache is None else cache.tables
+        if version is None:
+            version = known_version(self._opened, self.place, self.remedy)
+            if cache is not None:
+                cache.tables = version
+        return rows_by_hash if version == VERSION else rows_by_key
 
     def newest_us(self, view: str) -> int | None:
         """See :meth:`Reading.newest_us`."""
@@ -181,15 +187,37 @@ class FileWriting(FileReading, Writing):
         """
         self.changed.add(view)
         rows = sealed(view, keys, events_us, created_us, rows)
-        # In key order each page of the table is visited only once.
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        whole = len(order) // _INSERT_ROWS * _INSERT_ROWS
-        for at in range(0, whole, _INSERT_ROWS):
-            pick = itemgetter(*order[at : at + _INSERT_ROWS])
-            values = zip(pick(keys), pick(rows), strict=True)
-            self._opened.execute(upsert(view, _INSERT_ROWS), list(chain.from_iterable(values)))
-        rest = [(keys[row], rows[row]) for row in order[whole:]]
-        self._opened.executemany(upsert(view, 1), rest)
+        hashes = hashes_of(keys)
+        apart = rows_by_hash.keys_apart(self._opened, view)
+        # In the order of the hashes each page of the table is visited only once.
+        order = sorted(range(len(keys)), key=hashes.__getitem__)
+        for at in range(0, len(order), _INSERT_ROWS):
+            places = order[at : at + _INSERT_ROWS]
+            part = [(hashes[place], keys[place], rows[place]) for place in places]
+            if apart.isdisjoint(key for _, key, _ in part):
+                with suppress(sqlite3.IntegrityError):  # a key with another one's hash
+                    self._put_all(view, part)
+                    continue
+            for number, key, row in part:
+                self._put_one(view, number, key, row)
+            apart = rows_by_hash.keys_apart(self._opened, view)
+
+    def _put_all(self, view: str, part: list[tuple[int, bytes, bytes]]) -> None:
+        """Write rows by the hashes of their keys; raises, after some, if a hash belongs to another key's row."""
+        if len(part) == _INSERT_ROWS:
+            self._opened.execute(upsert(view, _INSERT_ROWS), list(chain.from_iterable(part)))
+        else:
+            self._opened.executemany(upsert(view, 1), part)
+
+    def _put_one(self, view: str, own: int, key: bytes, row: bytes) -> None:
+        """Write a row whose key may have the hash of another one."""
+        apart = rows_by_hash.rows_apart(self._opened, self.damaged, view)
+        if key in apart:
+            own = apart[key][0]
+        elif rows_by_hash.collides(self._opened, self.damaged, view, own, key):
+            self._opened.execute(insert_apart(view), (key, row))
+            return
+        self._opened.execute(upsert(view, 1), (own, key, row))
 
     def index(self, view: str, key: bytes) -> None:
         """See :func:`sidkit.stores.online.second_keys.make_index`."""
@@ -206,9 +234,12 @@ class FileWriting(FileReading, Writing):
         """Allow any row to replace the rows with these keys and event times; see also :meth:`drop_outdated`."""
         outdated = self.outdated(view, keys, events_us)
         self.changed.add(view)
-        self._opened.executemany(
-            f"UPDATE {table_of(view)} SET row = ? WHERE key = ?", [(row, key) for key, _, row in outdated]
-        )
+        apart = rows_by_hash.rows_apart(self._opened, self.damaged, view)
+        hashes = hashes_of([key for key, _, _ in outdated])
+        numbered = [
+            (row, apart[key][0] if key in apart else own) for own, (key, _, row) in zip(hashes, outdated, strict=True)
+        ]
+        self._opened.executemany(f"UPDATE {table_of(view)} SET row = ? WHERE hash = ?", numbered)
 
     def drop_outdated(self, view: str) -> None:
         """Delete the outdated rows that were not replaced."""

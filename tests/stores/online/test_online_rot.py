@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 
 from helpers.online_builders import entity_keys
 from sidkit.core.errors import OnlineStoreError
-from sidkit.stores.online import repair as repair_module
+from sidkit.stores.online import conversion
 from sidkit.stores.online.checksums import TAIL, all_intact, event_us, sealed
 from sidkit.stores.online.codec import pack, unpack
+from sidkit.stores.online.conversion import upgrade_online_file
+from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.layout import Cells, Layout
-from sidkit.stores.online.repair import find_damage, repair, upgrade_online_file
+from sidkit.stores.online.repair import find_damage, repair
 from sidkit.stores.online.sqlite_file import PackedFile
 
 VIEWS = ("shop_one", "shop_two")
@@ -172,6 +174,57 @@ def test_a_key_that_changed_is_not_taken_for_one_that_is_not_there(sound: Path, 
                 with file.reading() as reading:
                     reading.rows("shop_one", [key]), reading.rows("shop_two", [key])
             file.close()
+
+
+def number_bytes(number: int) -> bytes:
+    """The number of a row as SQLite stores it: 7 bits per byte, and 8 in a ninth one."""
+    if number >= 1 << 56:
+        head, last = number >> 8, bytes([number & 0xFF])
+        return bytes(head >> 7 * place & 0x7F | 0x80 for place in reversed(range(8))) + last
+    size = max(-(-number.bit_length() // 7), 1)
+    return bytes(number >> 7 * place & 0x7F | (0x80 if place else 0) for place in reversed(range(size)))
+
+
+def test_a_number_that_changed_hides_no_row(sound: Path, tmp_path: Path) -> None:
+    path, data, expected_rows = tmp_path / "online.sqlite", sound.read_bytes(), {}
+    with contextlib.closing(PackedFile(sound, 1.0)) as file, file.reading() as reading:
+        for view in VIEWS:
+            expected_rows |= {(view, key): row for key, row in zip(KEYS, reading.rows(view, KEYS), strict=True)}
+    order = sorted(KEYS, key=lambda key: hashes_of([key])[0])
+    # The last row of a page: its number is also in the page above.
+    last = [key for key in order if data.count(number_bytes(hashes_of([key])[0])) > len(VIEWS)]
+    assert len(last) >= len(VIEWS)
+    errors = 0
+    for key in (order[0], order[1], *last[:4], *order[3:-3:20], order[-1]):
+        numbered = number_bytes(hashes_of([key])[0])
+        for at in [found.start() for found in re.finditer(re.escape(numbered), data)]:
+            for offset in range(len(numbered)):
+                rotten = bytearray(data)
+                rotten[at + offset] ^= 0x41
+                path.write_bytes(rotten)
+                with contextlib.closing(PackedFile(path, 1.0)) as file:
+                    for near in order[max(order.index(key) - 1, 0) : order.index(key) + 2]:
+                        for view in VIEWS:
+                            try:
+                                with file.reading() as reading:
+                                    assert reading.rows(view, [near]) == [expected_rows[view, near]]
+                            except OnlineStoreError:
+                                errors += 1
+                assert find_damage(path), "a check of the whole file finds it"
+    assert errors > 200
+
+
+def test_a_file_whose_numbers_changed_keeps_its_rows_when_repaired(sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(sound, tmp_path / "online.sqlite"))
+    data = path.read_bytes()
+    at = data.index(number_bytes(hashes_of([KEYS[9]])[0]))
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+    [(view, count)] = repair(path).rows.items()
+    assert count == 1
+    assert not find_damage(path)
+    with contextlib.closing(PackedFile(path, 1.0)) as file, file.reading() as reading:
+        there = [row is not None for row in reading.rows(view, KEYS)]
+    assert there == [key != KEYS[9] for key in KEYS]
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * len(data)])
@@ -328,7 +381,7 @@ def test_an_upgrade_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(repair_module, "record_check", fails)
+        patch.setattr(conversion, "record_check", fails)
         with pytest.raises(KeyboardInterrupt):
             upgrade_online_file(path)
     with pytest.raises(OnlineStoreError, match="got version 1"):

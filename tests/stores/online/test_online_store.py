@@ -336,12 +336,12 @@ def test_a_file_of_another_version_is_refused(file_stores: Stores) -> None:
     from sidkit.stores.online.sqlite_store import PackedSqliteOnlineStore
 
     with contextlib.closing(sqlite3.connect(file_stores.config.online_store.path)) as opened, opened:
-        opened.execute('UPDATE "packed:format" SET version = 3')
+        opened.execute('UPDATE "packed:format" SET version = 4')
     for use in (
         lambda store: store.online_read(file_stores.config, file_stores.view, entity_keys(["a"])),
         lambda store: store.update(file_stores.config, [], [file_stores.view], [], [], partial=False),
     ):
-        with pytest.raises(OnlineStoreError, match="expected version 2 of the online store .*got version 3"):
+        with pytest.raises(OnlineStoreError, match="expected version 3 of the online store .*got version 4"):
             use(PackedSqliteOnlineStore())
 
 
