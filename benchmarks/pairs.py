@@ -105,6 +105,8 @@ def main() -> None:
         maker = context.Process(target=write_log, args=(folder, given.events))
         maker.start()
         maker.join()
+        if maker.exitcode:
+            raise SystemExit(f"making the log ended with exit code {maker.exitcode}")
     engine = {"threads": given.threads, "memory_limit": given.memory}
     runs = []
     for sources in (("user_to_item", "swing"), ("user_to_item",), ("swing",)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import resource
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,19 @@ def stage_peak_mb() -> float:
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *asked: Any) -> dict[str, Any]:
-    """The result of ``work`` in a new interpreter."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(work, asked)
+    """The result of ``work`` in a new interpreter.
+
+    Raises
+    ------
+    RuntimeError
+        When the process ended without a result, as it does when the system kills it for its memory, or raised what cannot be
+        handed over. Its own message is on stderr.
+    """
+    # A pool of multiprocessing would wait for ever: it replaces a worker that died, and its task is never done.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *asked).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"expected a result of {work.__name__}{asked}, got a process that ended: {error}"
+            ) from error

@@ -22,11 +22,13 @@ from semantic_ids.codebook import Codebook
 from semantic_ids.defined_codebooks import names_in
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import ArtifactError, CatalogUnreachableError, PluginError
+from sidkit.core.files import read_json
 from sidkit.core.redact import scrubbed
 from sidkit.core.repo import Repo
 from sidkit.core.shared_artifacts import SharedArtifacts
 
 Record = dict[str, Any]
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,18 @@ def _codebooks_on_disk(repo: Repo) -> dict[str, Record]:
 
 
 def _rankers_on_disk(repo: Repo) -> dict[str, Record]:
+    """The same of rankers. A trained one has its arm, codebook and feature service in its configuration."""
     records = {}
     for folder in sorted(path for path in repo.rankers.glob("[!.]*") if path.is_dir()):
         try:
             manifest = read_manifest(folder)
-        except ArtifactError:
+            config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+        except (ArtifactError, OSError, ValueError):
             continue
+        stated = {**config, **manifest}
         columns = ("content_hash", "codebook", "service", "arm", "fit_end_us")
-        if all(column in manifest for column in columns):
-            records[folder.name] = {column: manifest[column] for column in columns}
+        if all(column in stated for column in columns):
+            records[folder.name] = {column: stated[column] for column in columns}
     return records
 
 

@@ -52,9 +52,8 @@ EXPECTED = (
     SWITCHED,
 )
 """The only reasons for which a test may be skipped: SIDKIT_DATA holds no such set, this machine lacks a browser, a
-Redis, a Postgres, a torch with gloo, the extra docs or the package with a model (CI has them all), the extra mlflow (CI has
-none: its pins exclude it), Spark with Java (`make test-services`), or the kit's own store is switched off
-(tests/helpers/switched.py)."""
+Redis, a Postgres, a torch with gloo, the extra docs, the extra mlflow or the package with a model (CI has them all), Spark with
+Java (`make test-services`), or the kit's own store is switched off (tests/helpers/switched.py)."""
 
 _skips: list[str] = []
 

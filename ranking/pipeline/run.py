@@ -49,6 +49,7 @@ from sidkit.core.shared_artifacts import share_report
 from sidkit.core.stages import StageResult, Stages
 from sidkit.datasets import named_dataset
 from sidkit.presets import preset_name
+from sidkit.stores.online_place import OnlinePlace
 from sidkit.tables import read_log
 from sidkit.tables.labelled_rows import log_moments
 
@@ -198,7 +199,7 @@ class Job:
         arms = framed.arms.run(framed.inputs)
         self._note(without_baselines(self.preset, arms.by_prefix))
         dataset = named_dataset(options.data)
-        self.stages.run("materialize", [codebook, framed.tables.facts], lambda: self._materialize(framed.as_of_us))
+        self._materialize(framed.as_of_us, [codebook, framed.tables.facts])
         serving = self._promote(codebook, arms)
         if serving.ranker is not None:
             framed.arms.measure_importance(serving)
@@ -363,11 +364,16 @@ class Job:
 
         self.stages.run("hit_rate", [*inputs, codebook], measure)
 
-    def _materialize(self, as_of_us: int) -> StageResult:
-        from sidkit.stores.feast_repo import materialize
+    def _materialize(self, as_of_us: int, inputs: list[Any]) -> None:
+        place = OnlinePlace.of(self.repo)
 
-        keys = materialize(self.repo, as_of_us)
-        return StageResult(sum(keys.values()), {"keys": keys}, (self.repo.data / "online.sqlite",))
+        def write() -> StageResult:
+            from sidkit.stores.feast_repo import materialize
+
+            keys = materialize(self.repo, as_of_us)
+            return StageResult(sum(keys.values()), {"keys": keys}, place.files)
+
+        self.stages.run("materialize", [*inputs, *place.mark], write, lambda facts: place.holds(facts["keys"]))
 
     def _promote(self, codebook: str, arms: TrainedArms) -> ServingChoice:
         """Promote the codebook and, among the arms that may serve, the ranker with the best validation AUC."""

@@ -48,7 +48,13 @@ class Stages:
         self._done = _recorded(path)
         self._ran: list[str] = []
 
-    def run(self, name: str, inputs: Any, work: Callable[[], StageResult]) -> StageResult:
+    def run(
+        self,
+        name: str,
+        inputs: Any,
+        work: Callable[[], StageResult],
+        still_there: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> StageResult:
         """Run a stage, or reuse its result if it ran on the same inputs and its files are intact.
 
         Parameters
@@ -59,13 +65,16 @@ class Stages:
             Everything that determines the result.
         work : callable
             Does the work; must be safe to kill and call again.
+        still_there : callable, optional
+            Given the facts of the finished stage, whether what it left elsewhere than in files is still there; default: yes.
         """
         mark = content_hash(inputs)
         previous = self._done.get(name)
         self._ran.append(name)
         # Relative to the record, so that a repository can be moved.
         files = tuple(self._path.parent / file for file in previous["files"]) if previous else ()
-        if previous and previous["inputs"] == mark and self._whole(previous["files"]):
+        reusable = previous and previous["inputs"] == mark and self._whole(previous["files"])
+        if previous and reusable and (still_there is None or still_there(previous["facts"])):
             self._progress.stage_finished(StageDone(name, previous["rows"], previous["seconds"], reused=True))
             return StageResult(previous["rows"], previous["facts"], files)
         if self._done.pop(name, None):

@@ -146,3 +146,17 @@ def test_the_report_lists_only_the_stages_of_this_run(tmp_path: Path) -> None:
     stages = fresh(tmp_path)
     stages.run("fit", 1, work())
     assert [each["name"] for each in stages.report()] == ["fit"]
+
+
+def test_a_stage_whose_result_elsewhere_is_gone_is_done_again(tmp_path: Path) -> None:
+    work, asked = Work(tmp_path), []
+
+    def told(answer: bool) -> Callable[[Any], bool]:
+        return lambda facts: asked.append(dict(facts)) or answer
+
+    Stages(tmp_path / "stages.json").run("rows", 1, work("a"), told(False))
+    Stages(tmp_path / "stages.json").run("rows", 1, work("b"), told(True))
+    assert (work.calls, work.file.read_text()) == (1, "a")
+    Stages(tmp_path / "stages.json").run("rows", 1, work("c"), told(False))
+    assert (work.calls, work.file.read_text()) == (2, "c")
+    assert asked == [{"text": "a", "pair": [1, 2]}] * 2, "the first run has nothing to ask for"

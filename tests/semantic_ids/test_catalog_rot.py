@@ -7,16 +7,19 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from helpers.builders import FinishedJob
 from helpers.codebook_builders import CUT, SPEC, built_repo
 from semantic_ids import lifecycle
 from semantic_ids.catalog import Catalog, read_definitions
 from semantic_ids.catalog_repair import repair_catalog
+from semantic_ids.records import RankerRecord
 from sidkit.cli import build_app
 from sidkit.core.errors import CatalogCorruptError, CatalogError, LifeCycleError
 from sidkit.core.repo import Repo
@@ -163,3 +166,18 @@ def test_a_purged_name_stays_used(repo: Repo, tmp_path: Path) -> None:
     with pytest.raises(LifeCycleError, match="never overwritten"):
         Catalog.open(repo).begin_fit("c", "q", "e", (2,))
     shutil.move(tmp_path / "c", repo.codebooks / "c")
+
+
+def test_lost_records_of_trained_rankers_are_recreated_from_their_configurations(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    lost = Repo(shutil.copytree(finished.repo.path, tmp_path / "repo"))
+
+    def rankers(repo: Repo) -> list[RankerRecord]:
+        return [replace(record, changed_at_us=0) for record in Catalog.open(repo).rankers()]
+
+    before = [replace(record, state="fitted") for record in rankers(finished.repo)]
+    assert before
+    (lost.data / "catalog.sqlite").unlink()
+    repair_catalog(lost)
+    assert rankers(lost) == before

@@ -19,7 +19,7 @@ from sidkit.core.errors import SidkitWarning
 from sidkit.core.repo import Repo
 
 HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None
-REASON = f"{MLFLOW_ABSENT}: pip install mlflow-skinny 'importlib_metadata<10'"
+REASON = f"{MLFLOW_ABSENT}: pip install mlflow-skinny"
 
 
 @pytest.fixture
