@@ -24,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 from gates import compared, planned, print_tables
+from planning import record, results_of, with_rows
 from rich.console import Console
 
 from ranking.data.dataset import Dataset
@@ -36,7 +37,6 @@ from ranking.training.adapters.base import AdapterRows
 from ranking.training.mixing import logits
 from ranking.training.reranked_ranker import RerankedRanker
 from sidkit.api.progress import LineProgress
-from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
 
 ROOT = Path(__file__).parent.parent
@@ -122,12 +122,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "adapters")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--max-train-rows", type=int, default=15_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
-    parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
+    with_rows(parser, train=15_000, evaluation=12_000)
     options = parser.parse_args()
     if options.table:
-        print_tables(read_json(RESULTS), PAIRS)
+        print_tables(results_of(RESULTS), PAIRS)
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         plan = replace(planned(data, options, load_arms(NAMED)), loss_trials=())
@@ -138,8 +136,7 @@ def main() -> None:
         if not options.open:
             result |= {"liveness": living(plan), "costs": costs(plan, rows)}
         result |= {"cpu_seconds": round(time.process_time() - began)}
-        held = read_json(RESULTS) if RESULTS.exists() else {}
-        write_json(RESULTS, {**held, name: {**held.get(name, {}), part: result}})
+        record(RESULTS, name, part, result)
         print(f"{name}: {part} rows, {result['cpu_seconds']} s of processor time", flush=True)
 
 

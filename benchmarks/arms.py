@@ -168,7 +168,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--arms", default="all")
+    parser.add_argument("--arms", default="papers")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.monotonic()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,27 +24,26 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
+import planning
+from planning import print_differences, record, repo_of, results_of, spec_of, with_rows
 from rich.console import Console
 
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue, difference
 from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import Parts
 from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, context_of, work_through
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
 from ranking.pipeline.world import world_probabilities
-from ranking.training.arm_spec import RankerSpec
 from ranking.training.arms import train_arm
 from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.predictions import read_predictions
 from sidkit.api.progress import LineProgress
-from sidkit.core.files import read_json, write_json
+from sidkit.core.files import write_json
 from sidkit.core.intervals import Changes, Clusters, Support
-from sidkit.core.repo import SETTINGS_FILE, Repo
+from sidkit.core.repo import Repo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "codes.json"
@@ -101,25 +99,9 @@ class Measured:
     effective_users: float
 
 
-def repo_of(data: str, work: Path) -> Repo:
-    """The repository of a data set, with the split of this benchmark."""
-    repo = prepare_repo(data, work / data_name(data))
-    settings = repo.path / SETTINGS_FILE
-    text = re.sub(r"(?m)^train = [0-9.]+", f"train = {TRAIN}", settings.read_text())
-    settings.write_text(re.sub(r"(?m)^validation = [0-9.]+", f"validation = {VALIDATION}", text))
-    return Repo.open(repo.path)
-
-
-def spec_of(options: argparse.Namespace) -> RankerSpec:
-    """The settings of the default preset, with fewer rows."""
-    spec = load_preset("rqkmeans").ranker
-    rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    return spec.model_copy(update={"training": spec.training.model_copy(update=rows)})
-
-
 def arms_of(name: str) -> dict[str, ComparedArm]:
     """The arms, with the settings chosen for a data set."""
-    chosen = (read_json(TUNED) if TUNED.exists() else {}).get(name, {}).get("chosen", {})
+    chosen = results_of(TUNED).get(name, {}).get("chosen", {})
     arms = load_arms(ARMS)
     return {
         arm: with_settings(spec, chosen.get("boosting", {}), chosen.get(_tuned_as(arm))) for arm, spec in arms.items()
@@ -142,13 +124,8 @@ def with_settings(spec: ComparedArm, boosting: Mapping[str, Any], statistics: st
 
 def planned(data: str, options: argparse.Namespace) -> tuple[Repo, Plan, list[TimeOrigin]]:
     """Prepare frames and list the trials of a data set."""
-    repo = repo_of(data, options.work)
-    asked = CompareOptions(
-        data, arms_of(data_name(data)), spec_of(options), options.seeds, ORIGINS, 1, options.impressions,
-        equal_budgets=False,
-    )  # fmt: skip
-    with repo.locked():
-        plan, origins = Comparison(repo, asked, LineProgress(Console())).plan()
+    repo = repo_of(data, options.work / data_name(data), (TRAIN, VALIDATION))
+    plan, origins = planning.planned(repo, data, arms_of(data_name(data)), spec_of(options), options, origins=ORIGINS)
     return repo, plan, origins
 
 
@@ -251,29 +228,21 @@ def main() -> None:
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tuning-seeds", type=int, default=2, help="of neural arms")
-    parser.add_argument("--max-train-rows", type=int, default=40_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=40_000)
-    parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
+    with_rows(parser, train=40_000, evaluation=40_000)
     options = parser.parse_args()
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         if options.tune:
-            write_json(TUNED, {**(read_json(TUNED) if TUNED.exists() else {}), name: tuned(data, options)})
+            write_json(TUNED, {**results_of(TUNED), name: tuned(data, options)})
         repo, plan, origins = planned(data, options)
         if not options.open:
             plan = replace(plan, trials=tuple(trial for trial in plan.trials if trial.origin == ORIGINS - 1))
         work_through(plan, LineProgress(Console()))
         result = compared(repo, plan, origins, opened=options.open)
         result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began)}
-        held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"
-        write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})
-        for each in result["differences"]:
-            print(
-                f"{name} {kind} {each['slice']}: {each['arm']} - {each['baseline']} "
-                f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}] ({each['positives']} positives)",
-                flush=True,
-            )
+        record(RESULTS, name, kind, result)
+        print_differences(name, kind, result["differences"])
 
 
 if __name__ == "__main__":

@@ -25,29 +25,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import planning
 from codes import measured_difference
-from rich.console import Console
+from planning import print_differences, record, repo_of, results_of, spec_of, with_rows
 
 from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import Parts
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, context_of
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import without_loss
 from ranking.training.arms import ArmResult, train_arm
 from ranking.training.blend import blend_arm
 from ranking.training.count_gate import CountGate, gate_features, shuffled
 from ranking.training.mixing import best_weights, logits, probabilities
 from ranking.training.predictions import read_predictions, write_predictions
-from sidkit.api.progress import LineProgress
 from sidkit.core.arrays import Doubles
-from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
-from sidkit.core.repo import SETTINGS_FILE, Repo
+from sidkit.core.repo import Repo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gates.json"
@@ -85,19 +82,8 @@ def changed(arm: ComparedArm, **settings: Any) -> ComparedArm:
 
 def planned(data: str, options: argparse.Namespace, wanted: Mapping[str, ComparedArm]) -> Plan:
     """Prepare the frame of a data set and list the trials of the arms."""
-    repo = prepare_repo(data, options.work / data_name(data))
-    settings = repo.path / SETTINGS_FILE
-    text = re.sub(r"(?m)^train = [0-9.]+", f"train = {TRAIN}", settings.read_text())
-    settings.write_text(re.sub(r"(?m)^validation = [0-9.]+", f"validation = {VALIDATION}", text))
-    repo = Repo.open(repo.path)
-    spec = load_preset("rqkmeans").ranker
-    rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update={**TRAINING, **rows})})
-    asked = CompareOptions(
-        data, wanted, spec, options.seeds, origins=1, impressions=options.impressions, equal_budgets=False
-    )
-    with repo.locked():
-        return Comparison(repo, asked, LineProgress(Console())).plan()[0]
+    repo = repo_of(data, options.work / data_name(data), (TRAIN, VALIDATION))
+    return planning.planned(repo, data, wanted, spec_of(options, **TRAINING), options)[0]
 
 
 def work(plan: Plan) -> None:
@@ -264,31 +250,23 @@ def main() -> None:
     parser.add_argument("--losses", action="store_true", help="also train GateSID without its alignment")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--max-train-rows", type=int, default=15_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
-    parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
+    with_rows(parser, train=15_000, evaluation=12_000)
     options = parser.parse_args()
     if options.table:
-        print_tables(read_json(RESULTS), PAIRS)
+        print_tables(results_of(RESULTS), PAIRS)
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         plan = planned(data, options, arms())
         if not options.losses:
             plan = replace(plan, loss_trials=())
         work(plan)
-        held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"
         result = compared(plan, opened=options.open)
         result |= {"seeds": options.seeds, "cpu_seconds": round(time.process_time() - began)}
         if not options.open:
             result |= {"liveness": living(plan)}
-        write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})
-        for each in result["differences"]:
-            print(
-                f"{name} {kind} {each['slice']}: {each['arm']} - {each['baseline']} "
-                f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}] ({each['positives']} positives)",
-                flush=True,
-            )
+        record(RESULTS, name, kind, result)
+        print_differences(name, kind, result["differences"])
 
 
 if __name__ == "__main__":

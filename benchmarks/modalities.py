@@ -18,16 +18,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import planning
 from gates import ROOT, TRAINING, compared, living, work
-from rich.console import Console
+from planning import print_differences, record, repo_of, spec_of, with_rows
 
 from ranking.experiments.comparison.arms import load_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.trials import Plan
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
-from sidkit.api.progress import LineProgress
-from sidkit.core.files import read_json, write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "modalities.json"
 GROUPS = {
@@ -49,14 +46,9 @@ GROUPS = {
 
 def planned(data: str, group: str, options: argparse.Namespace) -> Plan:
     """Prepare the frames of a data set and list the trials of a group."""
-    repo = prepare_repo(data, options.work / group / data_name(data))
-    spec = load_preset("rqkmeans").ranker
-    rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update={**TRAINING, **rows})})
+    repo = repo_of(data, options.work / group / data_name(data))
     arms = load_arms(list(dict.fromkeys(arm for pair in GROUPS[group] for arm in pair)))
-    asked = CompareOptions(data, arms, spec, 1, origins=1, impressions=options.impressions, equal_budgets=False)
-    with repo.locked():
-        plan = Comparison(repo, asked, LineProgress(Console())).plan()[0]
+    plan = planning.planned(repo, data, arms, spec_of(options, **TRAINING), options, seeds=1)[0]
     return replace(plan, loss_trials=())
 
 
@@ -66,9 +58,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "modalities")
-    parser.add_argument("--max-train-rows", type=int, default=20_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
-    parser.add_argument("--impressions", type=int, default=60_000, help="of a synthetic world")
+    with_rows(parser, train=20_000, evaluation=12_000, impressions=60_000)
     options = parser.parse_args()
     for data in options.data:
         for group in options.groups:
@@ -78,14 +68,8 @@ def main() -> None:
             details = {trial.arm: plan.details(trial) for trial in plan.trials}
             result["cpu_seconds"] = {arm: each.cpu_seconds for arm, each in details.items() if each is not None}
             result["liveness"] = living(plan, "ccfrec|hisam|mmq")
-            name, held = data_name(data), read_json(RESULTS) if RESULTS.exists() else {}
-            write_json(RESULTS, {**held, name: {**held.get(name, {}), group: result}})
-            for each in result["differences"]:
-                print(
-                    f"{name} {each['slice']}: {each['arm']} - {each['baseline']} {each['value']:+.4f} "
-                    f"[{each['low']:+.4f}, {each['high']:+.4f}] ({each['positives']} positives)",
-                    flush=True,
-                )
+            record(RESULTS, data_name(data), group, result)
+            print_differences(data_name(data), group, result["differences"])
 
 
 if __name__ == "__main__":

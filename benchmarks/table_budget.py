@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,24 +23,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import planning
 from codes import measured_difference
 from gates import changed, interval_text, saved
-from rich.console import Console
+from planning import print_differences, record, repo_of, results_of, spec_of, with_rows
 
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, load_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import Parts
 from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails, context_of
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
 from ranking.training.arms import train_arm
 from ranking.training.predictions import read_predictions
-from sidkit.api.progress import LineProgress
-from sidkit.core.files import read_json, write_json
 from sidkit.core.records import record_json
-from sidkit.core.repo import SETTINGS_FILE, Repo
+from sidkit.core.repo import Repo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "table_budget.json"
@@ -58,35 +54,11 @@ def arms(rows: int, single: int) -> dict[str, ComparedArm]:
     return {f"{name}_{rows}": changed(arm, **{ROWS[name]: rows}) for name, arm in load_arms(names).items()}
 
 
-def planned(
-    data: str, options: argparse.Namespace, wanted: dict[str, ComparedArm], rate: float, seeds: int
-) -> tuple[Repo, Plan]:
+def planned(data: str, options: argparse.Namespace, wanted: dict[str, ComparedArm], rate: float, seeds: int) -> Plan:
     """Prepare the frame of a data set and list its trials."""
-    repo = prepare_repo(data, options.work / data_name(data) / f"rate_{rate:g}")
-    settings = repo.path / SETTINGS_FILE
-    text = re.sub(r"(?m)^train = [0-9.]+", f"train = {TRAIN}", settings.read_text())
-    settings.write_text(re.sub(r"(?m)^validation = [0-9.]+", f"validation = {VALIDATION}", text))
-    repo = Repo.open(repo.path)
-    spec = load_preset("rqkmeans").ranker
-    training = spec.training.model_copy(
-        update={
-            "table_learning_rate": rate,
-            "epochs": 10,
-            "max_train_rows": options.max_train_rows,
-            "max_evaluation_rows": options.max_evaluation_rows,
-        }
-    )
-    asked = CompareOptions(
-        data,
-        wanted,
-        spec.model_copy(update={"training": training}),
-        seeds,
-        origins=1,
-        impressions=options.impressions,
-        equal_budgets=False,
-    )
-    with repo.locked():
-        return repo, Comparison(repo, asked, LineProgress(Console())).plan()[0]
+    repo = repo_of(data, options.work / data_name(data) / f"rate_{rate:g}", (TRAIN, VALIDATION))
+    spec = spec_of(options, table_learning_rate=rate, epochs=10)
+    return planning.planned(repo, data, wanted, spec, options, seeds=seeds)[0]
 
 
 def trained(plan: Plan, trial: Trial) -> TrialDetails:
@@ -105,7 +77,7 @@ def trained(plan: Plan, trial: Trial) -> TrialDetails:
 def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
     """Choose the rate of each arm, train all table sizes, and compare the arms of one size."""
     sized = arms(1_000_000, 0)
-    _, plan = planned(data, options, sized, options.rates[0], 1)
+    plan = planned(data, options, sized, options.rates[0], 1)
     rows = Parts.load(plan, plan.trials[0].frame)
     items, single = shown(plan)
     budgets = [max(16, round(items * share)) for share in options.shares]
@@ -116,7 +88,7 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
             wanted = {arm: spec for arm, spec in arms(budgets[-1], single).items() if arm.startswith(f"{name}_")}
             if not wanted:
                 continue
-            _, plan = planned(data, options, wanted, rate, 1)
+            plan = planned(data, options, wanted, rate, 1)
             tried.setdefault(name, {})[f"{rate:g}"] = trained(plan, plan.trials[0]).validation
         if name in tried:
             chosen[name] = float(max(tried[name], key=tried[name].__getitem__))
@@ -129,7 +101,7 @@ def measured(data: str, options: argparse.Namespace) -> dict[str, Any]:
     for budget in budgets:
         for arm, spec in arms(budget, single).items():
             name = arm.removesuffix(f"_{budget}")
-            _, plan = planned(data, options, {arm: spec}, chosen.get(name, options.rates[0]), options.seeds)
+            plan = planned(data, options, {arm: spec}, chosen.get(name, options.rates[0]), options.seeds)
             details = [trained(plan, trial) for trial in plan.trials]
             scores = [read_predictions(plan.path(trial), part) for trial in plan.trials]
             for each, metrics in evaluator.evaluate(scores).items():
@@ -196,24 +168,16 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4, 5e-4, 2e-3])
     parser.add_argument("--shares", type=float, nargs="+", default=[1 / 32, 1 / 8, 1 / 2])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--max-train-rows", type=int, default=20_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=12_000)
-    parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
+    with_rows(parser, train=20_000, evaluation=12_000)
     options = parser.parse_args()
     for data in options.data:
         began, name = time.process_time(), data_name(data)
         result = measured(data, options) | {"cpu_seconds": round(time.process_time() - began)}
-        held = read_json(RESULTS) if RESULTS.exists() else {}
         kind = "test" if options.open else "validation"
-        write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})
-        for each in result["differences"]:
-            print(
-                f"{name} {kind} {each['slice']}: {each['arm']} - {each['baseline']} "
-                f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}] ({each['positives']} positives)",
-                flush=True,
-            )
+        record(RESULTS, name, kind, result)
+        print_differences(name, kind, result["differences"])
     if options.table:
-        print_tables(read_json(RESULTS))
+        print_tables(results_of(RESULTS))
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ class Project(
 
     def compare(
         self,
-        arms: Sequence[str] = ("all",),
+        arms: Sequence[str] = ("papers",),
         *,
         seeds: int = 3,
         origins: int = 3,

@@ -19,8 +19,11 @@ def compare(
     ] = Path(),
     arms: Annotated[
         str,
-        typer.Option(help="Comma-separated arms: names, numbers in the papers' table, paths of .toml files, or all."),
-    ] = "all",
+        typer.Option(
+            help="Comma-separated arms: names, numbers in the papers' table, paths of .toml files, papers (those of both "
+            "papers) or all (every shipped arm that the data allow)."
+        ),
+    ] = "papers",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per arm and time origin.")] = 3,
     origins: Annotated[
         int,

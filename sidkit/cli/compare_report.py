@@ -28,6 +28,8 @@ def print_comparison(console: Console, result: ComparisonResult) -> None:
         for window in origin.codebooks or ():
             if window.sentence is not None:
                 console.print(Text(f"time origin {number}: {window.sentence}"), soft_wrap=True)
+    for arm, reason in result.skipped.items():
+        console.print(Text(f"skipped {arm}: {reason}"), soft_wrap=True)
     seconds, count = result.seconds, len(result.trials)
     console.print(
         f"{count} trials, {seconds.trials / count:.1f} s each ({seconds.trials_cpu / count:.1f} s of CPU); "

@@ -128,10 +128,11 @@ class Stages:
         return facts
 
     def report(self) -> Sequence[dict[str, Any]]:
-        """Name, rows and seconds of the stages of this run, in order; a reused stage shows its original seconds."""
+        """Name, rows and seconds of the finished stages of this run, in order; a reused stage shows its original seconds."""
         return [
             {"name": name, "rows": self._done[name]["rows"], "seconds": self._done[name]["seconds"]}
             for name in self._ran
+            if name in self._done
         ]
 
 

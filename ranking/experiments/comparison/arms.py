@@ -33,6 +33,8 @@ SHUFFLED = "id_codes_shuffled"
 """The control for :data:`CODES_AS_FEATURES`: the same capacity, with codes that carry no meaning."""
 BOOSTING = "gbdt"
 """The baseline to beat."""
+PAPERS, ALL = "papers", "all"
+"""Groups of shipped arms: those of the two papers with their baselines, and every one that the data allow."""
 _TRAINING_IRRELEVANT = {"title", "paper", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
 
 
@@ -48,7 +50,7 @@ class ComparedArm(ArmSpec):
     codebook_changes: dict[str, Any] = Field(default_factory=dict)
     """Keys of ``[codebook]`` that override the preset's, for arms that compare tokenizers or encoders."""
     extra: bool = False
-    """Whether ``all`` skips the arm; it then runs only when named."""
+    """Whether ``papers`` leaves the arm out; it then runs when named, and with ``all``."""
     baseline: str | None = None
     """The ablation baseline: an arm with the same inputs but without the tested component."""
     sized_by: SizedBy = "dim"
@@ -108,12 +110,13 @@ def paper_number(arm: str) -> str:
 
 
 def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
-    """Load arms by name, number or path; ``all`` selects all shipped arms that are not ``extra``.
+    """Load arms by name, number or path; ``papers`` selects the shipped arms that are not ``extra``, and ``all`` every one.
 
     Parameters
     ----------
     names : sequence of str
-        Names such as ``id_codes``, numbers (``A3``), or paths ending in ``.toml``, whose stem becomes the arm's name.
+        Names such as ``id_codes``, numbers (``A3``), ``papers``, ``all``, or paths ending in ``.toml``, whose stem becomes the
+        arm's name.
 
     Raises
     ------
@@ -122,8 +125,7 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
         blend names arms that are not given.
     """
     shipped = shipped_arms()
-    default = [name for name, arm in shipped.items() if not arm.extra]
-    selected = [arm for name in names for arm in (default if name == "all" else [arm_name(name)])]
+    selected = [arm for name in names for arm in (_groups().get(name) or [arm_name(name)])]
     arms: dict[str, ComparedArm] = {}
     for name in dict.fromkeys(selected):
         is_path = name.endswith(".toml")
@@ -140,9 +142,23 @@ def load_arms(names: Sequence[str]) -> dict[str, ComparedArm]:
         baseline = arm_name(spec.baseline) if spec.baseline is not None else None
         arms[arm] = spec.model_copy(update={"baseline": baseline, "of": tuple(map(arm_name, spec.of))})
     if not arms:
-        raise ConfigError(f"no arms given; expected one or more of {', '.join(shipped)}, or `all`")
+        raise ConfigError(f"no arms given; expected one or more of {', '.join(shipped)}, {PAPERS} or {ALL}")
     check_blends(arms)
     return arms
+
+
+def optional_arms(names: Sequence[str]) -> frozenset[str]:
+    """Return the arms that ``all`` alone selects: a comparison skips those that the data do not allow."""
+    if ALL not in names:
+        return frozenset()
+    named = {arm for name in names if name != ALL for arm in (_groups().get(name) or [arm_name(name)])}
+    return frozenset(shipped_arms()) - named
+
+
+def _groups() -> dict[str, list[str]]:
+    """Name of a group of arms -> its arms."""
+    shipped = shipped_arms()
+    return {PAPERS: [name for name, arm in shipped.items() if not arm.extra], ALL: list(shipped)}
 
 
 def _natural_order(name: str) -> tuple[str, int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ranking.experiments.comparison.arms import load_arms
+from ranking.experiments.comparison.arms import PAPERS, load_arms, optional_arms
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison
 from ranking.experiments.comparison.results import ComparisonResult
 from ranking.experiments.comparison.tables import merge_rows
@@ -21,7 +21,7 @@ from sidkit.core.repo import Repo
 def compare_arms(
     repo: Repo | Path,
     data: str,
-    arms: Sequence[str] = ("all",),
+    arms: Sequence[str] = (PAPERS,),
     *,
     seeds: int = 3,
     origins: int = 3,
@@ -46,7 +46,9 @@ def compare_arms(
     data : str
         A folder, a SQLAlchemy URL, a built-in data set or a plug-in.
     arms : sequence of str
-        Names, numbers in the papers' table, paths of ``.toml`` files, or ``all``.
+        Names, numbers in the papers' table, paths of ``.toml`` files; ``papers`` are the arms of both papers with their
+        baselines, and ``all`` every shipped arm that the data allow: others are skipped, each with the reason in ``skipped``
+        of the result.
     seeds, origins : int
         Seeds per arm and time origin, and number of time origins: the split, moved back by one test window at a time. With
         one seed there are no verdicts.
@@ -88,7 +90,8 @@ def compare_arms(
     limits = {"max_train_rows": max_train_rows, "max_evaluation_rows": max_evaluation_rows}
     caps = {name: limit for name, limit in limits.items() if limit is not None}
     spec = spec.model_copy(update={"training": spec.training.model_copy(update=caps)})
-    options = CompareOptions(data, selected, spec, seeds, origins, jobs, impressions, not own_sizes)
+    optional = optional_arms(arms)
+    options = CompareOptions(data, selected, spec, seeds, origins, jobs, impressions, not own_sizes, optional)
     opened = prepare_repo(data, repo.path if isinstance(repo, Repo) else repo)
     with opened.locked():
         result = Comparison(opened, options, progress or SILENT).run()

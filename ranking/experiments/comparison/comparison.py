@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ranking.experiments.comparison.results import (
     Seconds,
     TrialTime,
 )
+from ranking.experiments.comparison.skipped import SkippedArms
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
 from ranking.pipeline.codebook_window import window_of
@@ -73,6 +75,8 @@ class CompareOptions:
     jobs: int = 1
     impressions: int = 200_000
     equal_budgets: bool = True
+    optional: frozenset[str] = frozenset()
+    """Arms that are skipped, with the reason, if the data do not allow their codebook; for others, that is an error."""
 
 
 class Comparison:
@@ -90,6 +94,7 @@ class Comparison:
         self.progress = progress
         self.parts: dict[int, PartRows] = {}
         self.windows: dict[int, list[CodebookWindow]] = {}
+        self.skipped = SkippedArms(options.optional, progress)
         self.folder = repo.runs / COMPARISON
         self.stages = Stages(self.folder / "stages.json", progress)
         self.prepared = Prepared(repo, self.stages, options.data, options.impressions, progress=progress)
@@ -127,6 +132,7 @@ class Comparison:
                 this_run=round(time.monotonic() - started, 1),
             ),
             peak_rss_mb=peak_rss_mb(),
+            skipped=dict(self.skipped.reasons),
         )
 
     def _facts_of(self, origin: TimeOrigin) -> OriginFacts:
@@ -167,20 +173,23 @@ class Comparison:
                 stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
                 keys[arm] = key = f"{_codebook_key(spec)}-o{origin.number}"
                 if key not in frames:
-                    split, name = origin.split, self._codebook(stem, codebook, origin, before, inputs, key)
+                    make = partial(self._codebook, stem, codebook, origin, before, inputs, key)
+                    split, name = origin.split, self.skipped.made(arm, key, make)
+                    if name is None:
+                        continue
                     split, window = window_of(self.repo, name, split, before)
                     folder = self.folder / "frames" / key
                     frame_inputs = [inputs, name, asdict(caps), *_start_of(split)]
                     frame = prepared.frame(f"frame:{key}", frame_inputs, name, visible, split, frame_caps, folder)
                     self._note_rows(origin, window, frame.facts["parts"], labelled if sample is not None else None)
                     frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key)
-            budget = None
-            if options.equal_budgets and CODES_AS_FEATURES in keys:
+            arms, budget = self.skipped.possible(options.arms), None
+            if options.equal_budgets and CODES_AS_FEATURES in arms:
                 base = frames[keys[CODES_AS_FEATURES]]
                 budget_inputs = [inputs, asdict(caps), base.codebook, *_start_of(base.split)]
                 budget = self._budget(f"budget:o{origin.number}", budget_inputs, base)
-            for arm in members_first(options.arms):
-                spec = options.arms[arm]
+            for arm in members_first(arms):
+                spec = arms[arm]
                 trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
                 frame_of = frames[keys[arm]]
                 trial_inputs = [inputs, asdict(caps), frame_of.codebook, *_start_of(frame_of.split)]
@@ -190,10 +199,12 @@ class Comparison:
                     without = replace(trial, without=loss)
                     changed = without_loss(spec, options.spec.model, loss)
                     loss_trials += self._seeds_of(without, changed, trial_inputs)
-        order = list(options.arms)
+        arms = self.skipped.possible(options.arms)  # an arm of the latest origin may be impossible at an earlier one
+        order = list(arms)
+        trials, loss_trials = ([trial for trial in each if trial.arm in arms] for each in (trials, loss_trials))
         trials.sort(key=lambda trial: (trial.origin, order.index(trial.arm), trial.seed))
         every = (tuple(trials), tuple(loss_trials))
-        return Plan(self.repo.path, self.folder, options.spec, options.arms, frames, *every), origins
+        return Plan(self.repo.path, self.folder, options.spec, arms, frames, *every), origins
 
     def _codebook(self, stem: str, spec: CodebookSpec, origin: TimeOrigin, at_us: Ints, inputs: Any, key: str) -> str:
         """Fit and publish a codebook before the rows that its rankers train on; returns its name."""

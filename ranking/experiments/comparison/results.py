@@ -213,6 +213,8 @@ class ComparisonResult:
     stages: tuple[StageTime, ...]
     seconds: Seconds
     peak_rss_mb: float
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Arm that ``all`` selected -> why the data do not allow it; empty in results of earlier versions."""
 
     @property
     def liveness(self) -> pd.DataFrame:
@@ -250,6 +252,7 @@ class ComparisonResult:
             "stages": values["stages"],
             "seconds": seconds,
             "peak_rss_mb": self.peak_rss_mb,
+            **({"skipped": self.skipped} if self.skipped else {}),
         }
 
     @classmethod

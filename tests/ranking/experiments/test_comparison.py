@@ -50,7 +50,7 @@ SHAPE = [
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     """All arms, one seed. Tests only read it."""
-    return compare(tmp_path_factory.mktemp("every") / "repo", ["all"])
+    return compare(tmp_path_factory.mktemp("every") / "repo", ["papers"])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def predictions(repo: Repo) -> dict[str, np.ndarray]:
 
 def test_every_arm_trains_and_is_in_the_table(every: Compared) -> None:
     repo, facts = every
-    arms = list(load_arms(["all"]))
+    arms = list(load_arms(["papers"]))
     assert list(facts["arms"]) == arms
     assert set(predictions(repo)) == {f"{arm}-s0-o0" for arm in arms}
     rows = facts["slices"]["all"]["rows"]
@@ -89,7 +89,7 @@ def test_controls_share_the_frame_of_their_codes(every: Compared) -> None:
     folder = every[0].runs / "comparison"
     frames = {path.name for path in (folder / "frames").iterdir()}
     own = {name for name in frames if not name.endswith(("-shuffled", "-random"))}
-    arms = load_arms(["all"])
+    arms = load_arms(["papers"])
     controls = {f"{arm.codebook}-{arm.control}" for arm in arms.values() if arm.control}
     assert {f"{name.partition('_')[0]}-{name.rpartition('-')[2]}" for name in frames - own} == controls
     assert {name.rpartition("-")[0] for name in frames - own} <= own
@@ -155,7 +155,7 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
         if row["positives"] < 500 and row["baseline"]:
             assert row["verdict"] == "no evidence"
     pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
-    own = {(arm, spec.baseline) for arm, spec in load_arms(["all"]).items() if spec.baseline}
+    own = {(arm, spec.baseline) for arm, spec in load_arms(["papers"]).items() if spec.baseline}
     assert ("saviorrec", "id_content_codes_saviorrec") in own and ("smile", "id_codes_smile") in own
     arms = [arm for arm in every[1]["arms"] if arm not in {"id", "id_codes"}]
     assert pairs == {

@@ -76,6 +76,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
                 "arms": _arm_table(facts),
                 "slices": _slice_table(facts),
                 "windows": _windows(facts),
+                "skipped": facts.get("skipped", {}),
                 "liveness": _liveness_table(facts),
             }
             for facts in comparisons
