@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,23 +14,33 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.coded_rows import coded_rows
 from semantic_ids.records import CodebookRecord
-from sidkit.core.engine import connection, literal, quoted
+from semantic_ids.row_groups import rows_of
+from sidkit.core.engine import connection, literal
 from sidkit.core.errors import LifeCycleError
 from sidkit.core.integrity import checked, hash_of
 from sidkit.core.repo import Repo
 from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
 from sidkit.tables import read_build
 
-_CHUNK_ROWS = 50_000
 CODES = "codes.parquet"
 """A shard's file: ``item_id``, ``event_timestamp``, ``codes`` and ``residual_norm``."""
 
 
-def unassigned(content: Path, modalities: Sequence[str], known: Path | None, shard: Shard | None = None) -> str:
-    """SQL for the rows of a table of content whose codes a table of codes does not have, in order of time and item.
+def unassigned(
+    opened: duckdb.DuckDBPyConnection,
+    content: Path,
+    modalities: Sequence[str],
+    known: Path | None,
+    shard: Shard | None = None,
+) -> Iterator[pa.Table]:
+    """The rows of a table of content whose codes a table of codes does not have, in small tables in the order of the file.
+
+    Vectors do not pass through DuckDB, which would read those of all rows, and hold them.
 
     Parameters
     ----------
+    opened : duckdb.DuckDBPyConnection
+        Finds the rows.
     content : Path
         A table like ``item_content``.
     modalities : sequence of str
@@ -38,8 +49,12 @@ def unassigned(content: Path, modalities: Sequence[str], known: Path | None, sha
         A table like ``item_sid_<codebook>``; None: it has no rows.
     shard : Shard, optional
         Only the items of this shard.
+
+    Yields
+    ------
+    pyarrow.Table
+        ``item_id``, ``event_timestamp`` and the vectors.
     """
-    columns = ", ".join(map(quoted, modalities))
     wanted = "true"
     if known is not None:
         wanted = (
@@ -47,10 +62,16 @@ def unassigned(content: Path, modalities: Sequence[str], known: Path | None, sha
         )
     if shard is not None:
         wanted = f"{shard.sql('item_id')} AND {wanted}"
-    return (
-        f"SELECT item_id, event_timestamp, {columns} FROM read_parquet({literal(content)}) "
-        f"WHERE {wanted} ORDER BY event_timestamp, item_id"
-    )
+    rows = opened.execute(
+        "SELECT item_id, event_timestamp, file_row_number "
+        f"FROM read_parquet({literal(content)}, file_row_number = true) WHERE {wanted} ORDER BY file_row_number"
+    ).to_arrow_table()
+    keys = rows.select(["item_id", "event_timestamp"])
+    for place, batch in rows_of(content, rows.column("file_row_number").to_numpy(), modalities):
+        chunk = keys.slice(place.start, batch.num_rows)
+        for name in modalities:
+            chunk = chunk.append_column(name, batch.column(name))
+        yield chunk
 
 
 def shards_of_codes(
@@ -103,13 +124,14 @@ def assign_shard(repo: Repo, name: str, shard: Shard) -> int | None:
 
     def write(folder: Path) -> None:
         nonlocal rows
-        rows = _write_codes(repo, unassigned(content, modalities, known, shard), codebook, folder / CODES)
+        with connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened:
+            rows = _write_codes(unassigned(opened, content, modalities, known, shard), codebook, folder / CODES)
 
     made = shards_of_codes(repo, record, modalities, known, shard.of).make(shard.number, write)
     return rows if made else None
 
 
-def _write_codes(repo: Repo, query: str, codebook: Codebook, path: Path) -> int:
+def _write_codes(chunks: Iterable[pa.Table], codebook: Codebook, path: Path) -> int:
     schema = pa.schema(
         {
             "item_id": pa.string(),
@@ -119,12 +141,9 @@ def _write_codes(repo: Repo, query: str, codebook: Codebook, path: Path) -> int:
         }
     )
     rows = 0
-    with (
-        connection(repo.settings.engine, repo.data / "tmp" / "duckdb") as opened,
-        pq.ParquetWriter(path, schema) as out,
-    ):
-        for batch in opened.execute(query).to_arrow_reader(_CHUNK_ROWS):
-            coded = coded_rows(pa.Table.from_batches([batch]), codebook)
+    with pq.ParquetWriter(path, schema) as out:
+        for chunk in chunks:
+            coded = coded_rows(chunk, codebook)
             out.write_table(coded.cast(schema))
             rows += len(coded)
     return rows

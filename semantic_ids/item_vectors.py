@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from semantic_ids.row_groups import rows_of
+from semantic_ids.vector_file import IN_MEMORY_BYTES, MappedVectors, VectorFile, can_hold
 from sidkit.core.arrays import Bools, Floats, one_chunk
 from sidkit.core.errors import FitError
 
@@ -21,10 +22,7 @@ MOST_CODES = 1024
 CONTENT = "content"
 """The modality of a plain matrix."""
 _CHUNK = 4096
-_READ_ROWS = 16_384
-"""Rows of a file that are read at a time."""
-_READ_BYTES = 1 << 20
-"""Bytes of a column that are read at a time."""
+_BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class ItemVectors:
         ``float32 [items, width of m]`` for each modality ``m``, zero where an item lacks it; may be read-only.
     present : mapping of str to ndarray
         ``bool [items]`` for each modality: whether an item has it.
+    mapped : sequence of MappedVectors
+        Where the matrices lie, if :meth:`from_parquet` did not hold them in memory; :meth:`blocks` reads them in little memory.
 
     Attributes
     ----------
@@ -63,6 +63,7 @@ class ItemVectors:
 
     matrices: Mapping[str, Floats]
     present: Mapping[str, Bools]
+    mapped: Sequence[MappedVectors] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.matrices.values())))
@@ -84,7 +85,8 @@ class ItemVectors:
         for name in sorted(self.matrices):
             matrix = self.matrices[name]
             digest.update(f"{name} {matrix.shape}".encode())
-            digest.update(np.ascontiguousarray(matrix).data)
+            for _, part in self.blocks():
+                digest.update(np.ascontiguousarray(part.matrices[name]).data)
             digest.update(np.ascontiguousarray(self.present[name]).data)
         return digest.hexdigest()
 
@@ -98,12 +100,46 @@ class ItemVectors:
                 return most
         return len(seen)
 
+    def only(self, modalities: Sequence[str]) -> ItemVectors:
+        """The same items with some of their modalities."""
+        return ItemVectors(
+            {name: self.matrices[name] for name in modalities},
+            {name: self.present[name] for name in modalities},
+            self.mapped,
+        )
+
     def rows(self, index: npt.NDArray[np.int64] | Bools | slice) -> ItemVectors:
         """Select items by index, mask or slice; a slice gives views."""
         return ItemVectors(
-            {name: matrix[index] for name, matrix in self.matrices.items()},
+            {name: self._selected(matrix, index) for name, matrix in self.matrices.items()},
             {name: mask[index] for name, mask in self.present.items()},
         )
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[slice, ItemVectors]]:
+        """The items in blocks of ``rows`` (default: 65,536), as views, with the place of each block; at least one block.
+
+        Vectors that are not held in memory take up no more of it than a block, if no block is kept.
+        """
+        step = rows or _BLOCK_ROWS
+        for start in range(0, max(len(self), 1), step):
+            place = slice(start, start + step)
+            yield place, self.rows(place)
+            self._release()
+
+    def _selected(self, matrix: Floats, index: npt.NDArray[np.int64] | Bools | slice) -> Floats:
+        if isinstance(index, slice) or not self.mapped:
+            return matrix[index]
+        numbers = np.flatnonzero(index) if index.dtype == bool else index
+        selected = np.empty((len(numbers), matrix.shape[1]), dtype=matrix.dtype)
+        for start in range(0, len(numbers), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            selected[part] = matrix[numbers[part]]
+            self._release()
+        return selected
+
+    def _release(self) -> None:
+        for each in self.mapped:
+            each.release()
 
     @classmethod
     def of(cls, vectors: ItemVectors | npt.ArrayLike, modality: str = CONTENT) -> ItemVectors:
@@ -134,7 +170,9 @@ class ItemVectors:
         return cls(matrices, present)
 
     @classmethod
-    def from_parquet(cls, path: Path, rows: npt.NDArray[np.int64], modalities: Sequence[str]) -> ItemVectors:
+    def from_parquet(
+        cls, path: Path, rows: npt.NDArray[np.int64], modalities: Sequence[str], spill: Path | None = None
+    ) -> ItemVectors:
         """Read the list columns of some rows of a file, with no second copy of the vectors in memory.
 
         Parameters
@@ -145,35 +183,51 @@ class ItemVectors:
             Their numbers in the file, from 0 on, each once; items have their order.
         modalities : sequence of str
             The columns.
+        spill : Path, optional
+            Folder for matrices of more than 256 MiB, which are then read-only views of a file that is gone when the process
+            ends. They are held in memory without a folder, or where it cannot be written.
 
         Raises
         ------
         FitError
             When the vectors of one column have different widths.
         """
+        if can_hold(spill):
+            try:
+                return cls._read(path, rows, modalities, spill)
+            except OSError:  # such as a full disk
+                pass
+        return cls._read(path, rows, modalities, None)
+
+    @classmethod
+    def _read(
+        cls, path: Path, rows: npt.NDArray[np.int64], modalities: Sequence[str], spill: Path | None
+    ) -> ItemVectors:
         order = np.argsort(rows)
-        wanted = rows[order]
-        matrices: dict[str, Floats] = {}
+        held: dict[str, Floats | VectorFile] = {}
         present = {name: np.zeros(len(rows), dtype=bool) for name in modalities}
-        start = 0
-        for batch in _batches(path, modalities):
-            first, last = np.searchsorted(wanted, [start, start + batch.num_rows])
-            place, taken = order[first:last], pa.array(wanted[first:last] - start)
-            start += batch.num_rows
-            if first == last:
-                continue
-            for name in modalities:
-                part, present[name][place] = matrix_of(pa.chunked_array([batch.column(name).take(taken)]), name)
-                if part.shape[1] == 0:
-                    continue
-                if name not in matrices:
-                    matrices[name] = np.zeros((len(rows), part.shape[1]), dtype=np.float32)
-                held = matrices[name]
-                if held.shape[1] != part.shape[1]:
-                    raise _unlike_widths(name, *sorted((held.shape[1], part.shape[1])))
-                held[place] = part
-        empty = np.zeros((len(rows), 0), dtype=np.float32)
-        return cls({name: matrices.get(name, empty) for name in modalities}, present)
+        with contextlib.ExitStack() as opened:
+            for place_in_order, batch in rows_of(path, rows[order], modalities):
+                place = order[place_in_order]
+                for name in modalities:
+                    part, present[name][place] = matrix_of(pa.chunked_array([batch.column(name)]), name)
+                    width = part.shape[1]
+                    if width == 0:
+                        continue
+                    if name not in held:
+                        held[name] = _room(len(rows), width, spill, opened)
+                    matrix = held[name]
+                    if matrix.shape[1] != width:
+                        raise _unlike_widths(name, *sorted((matrix.shape[1], width)))
+                    if isinstance(matrix, VectorFile):
+                        matrix.write(place, part)
+                    else:
+                        matrix[place] = part
+            files = {name: matrix.mapped() for name, matrix in held.items() if isinstance(matrix, VectorFile)}
+        matrices = {name: np.zeros((len(rows), 0), dtype=np.float32) for name in modalities}
+        matrices |= {name: matrix for name, matrix in held.items() if not isinstance(matrix, VectorFile)}
+        matrices |= {name: file.matrix for name, file in files.items()}
+        return cls(matrices, present, tuple(files.values()))
 
 
 def float_matrix(vectors: npt.ArrayLike) -> Floats:
@@ -220,11 +274,10 @@ def matrix_of(column: pa.ChunkedArray, name: str) -> tuple[Floats, Bools]:
     return matrix, mask
 
 
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Columns of a file in small batches; row groups are read one by one, since Arrow holds all that it read for one call."""
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as file:
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(_READ_ROWS, row_groups=[group], columns=list(columns), use_threads=False)
+def _room(rows: int, width: int, spill: Path | None, opened: contextlib.ExitStack) -> Floats | VectorFile:
+    if spill is None or rows * width * 4 <= IN_MEMORY_BYTES:
+        return np.zeros((rows, width), dtype=np.float32)
+    return opened.enter_context(contextlib.closing(VectorFile(spill, rows, width)))
 
 
 def _unlike_widths(name: str, least: int, most: int) -> FitError:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import duckdb
-import pyarrow as pa
 
 from semantic_ids.assign_shards import put_together, unassigned
 from semantic_ids.assigned_codes import codes_to_extend, made_with, sidecar_of
@@ -40,7 +39,6 @@ from sidkit.tables.day_partitions import write_days
 from sidkit.tables.withdrawn import forget_withdrawn
 
 _SQL = Path(__file__).parent / "item_sid.sql"
-_CHUNK_ROWS = 50_000
 
 __all__ = ["CodebookSpec", "RefreshReport", "build_models", "fit", "promote", "publish", "purge", "refresh", "retire"]
 
@@ -284,9 +282,8 @@ def _assign_codes(
                 opened.execute(f"INSERT INTO assigned SELECT * FROM read_parquet({literal(file)})")
             remove(parts)
         else:
-            new = reading.execute(unassigned(content, modalities, reusable)).to_arrow_reader(_CHUNK_ROWS)
-            for batch in new:
-                opened.register("chunk", coded_rows(pa.Table.from_batches([batch]), codebook))
+            for chunk in unassigned(reading, content, modalities, reusable):
+                opened.register("chunk", coded_rows(chunk, codebook))
                 opened.execute("INSERT INTO assigned SELECT * FROM chunk")
                 opened.unregister("chunk")
         without_content = _count(opened, "SELECT count(*) FROM assigned WHERE codes IS NULL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from semantic_ids.codebook import Codebook
 from semantic_ids.pairs.known_items import KnownItems, known_items
-from sidkit.core.arrays import Floats
+from sidkit.core.arrays import Floats, Ints
 from sidkit.core.errors import ConfigError
 from sidkit.core.repo import Repo
 from sidkit.tables import read_build
@@ -59,7 +60,7 @@ class ItemNeighbours:
         """
         if k < 1:
             raise ConfigError(f"expected k of at least 1, got {k}")
-        at = int(np.searchsorted(self._known.ids.astype(str), item_id))
+        at = bisect_left(self._known.ids, item_id)
         if at == len(self._known) or self._known.ids[at] != item_id:
             raise ConfigError(
                 f"expected an item with content in the tables, got {item_id!r}; check the id, or ingest the item and run "
@@ -67,5 +68,14 @@ class ItemNeighbours:
             )
         similarity = self._unit @ self._unit[at]
         similarity[at] = -np.inf
-        order = np.argsort(-similarity, kind="stable")[: min(k, len(similarity) - 1)]
+        order = _largest(similarity, min(k, len(similarity) - 1))
         return SimilarItems(self._known.ids[order], similarity[order])
+
+
+def _largest(values: Floats, count: int) -> Ints:
+    """Places of the ``count`` largest values, falling; ties in the order of places."""
+    if count <= 0:
+        return np.zeros(0, dtype=np.int64)
+    last = np.partition(values, len(values) - count)[len(values) - count]
+    places = np.flatnonzero(values >= last)
+    return places[np.argsort(-values[places], kind="stable")[:count]]

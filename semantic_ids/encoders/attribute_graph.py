@@ -139,7 +139,7 @@ class AttributeGraphEncoder(Encoder):
                 f"{', '.join(sorted(items.matrices))}; write it with `sidkit data embed SOURCE --attributes COLUMNS`, or name "
                 "another one (attributes)"
             )
-        refuse_not_finite(items.matrices[self.attributes], self.attributes, items.present[self.attributes])
+        refuse_not_finite(items.only([self.attributes]))
         edges = self._edges(items)
         if not edges.any():
             raise FitError(
@@ -194,10 +194,8 @@ class AttributeGraphEncoder(Encoder):
 
     def _content(self, items: ItemVectors) -> ItemVectors:
         """The modalities besides the attributes; the attributes themselves if there are no others."""
-        others = {name: each for name, each in items.matrices.items() if name != self.attributes}
-        if not others:
-            return items
-        return ItemVectors(others, {name: items.present[name] for name in others})
+        others = [name for name in items.matrices if name != self.attributes]
+        return items.only(others) if others else items
 
     def _widths(self, items: ItemVectors) -> dict[str, int]:
         """Widths of the modalities at the fit; those that the content's encoder checks are as given."""

@@ -14,12 +14,11 @@ from semantic_ids.estimator import Estimator
 from semantic_ids.item_vectors import CONTENT, ItemVectors
 from semantic_ids.pairs.given import Pairs, item_pairs
 from semantic_ids.pairs.mining import BacktestSplit, ItemPairs
-from sidkit.core.arrays import Bools, Floats
+from sidkit.core.arrays import Floats
 from sidkit.core.errors import FitError, TooFewPairsError
 
 Items = ItemVectors | npt.ArrayLike
 """What encoders accept as items: item vectors, or a matrix ``[items, dim]``, which counts as one modality."""
-_CHECKED_ROWS = 65_536
 
 
 class Encoder(Estimator):
@@ -88,7 +87,7 @@ class Encoder(Estimator):
                 raise FitError(
                     f"expected vectors of {name!r} with {widths[name]} elements, as at fit, got {matrix.shape[1]}"
                 )
-            refuse_not_finite(matrix, name, given.present[name])
+        refuse_not_finite(given)
         return given
 
     @staticmethod
@@ -116,23 +115,24 @@ class Encoder(Estimator):
         return (0, 0 if self.needs_pairs else self.output_dim)
 
 
-def refuse_not_finite(matrix: npt.NDArray[np.floating], name: str, present: Bools) -> None:
-    """Refuse NaN and infinite values in the vectors ``[items, width]`` of a modality that items have.
+def refuse_not_finite(items: ItemVectors) -> None:
+    """Refuse NaN and infinite values in the vectors that items have.
 
     Raises
     ------
     FitError
-        When there are any.
+        When a modality has any.
     """
-    bad = 0
-    for start in range(0, len(matrix), _CHECKED_ROWS):
-        part = slice(start, start + _CHECKED_ROWS)
-        bad += int((~np.isfinite(matrix[part]).all(axis=1) & present[part]).sum())
-    if bad:
-        raise FitError(
-            f"{bad} of {int(present.sum())} vectors of {name!r} contain NaN or infinite values; remove them from the source "
-            "data"
-        )
+    bad = dict.fromkeys(items.matrices, 0)
+    for _, part in items.blocks():
+        for name, matrix in part.matrices.items():
+            bad[name] += int((~np.isfinite(matrix).all(axis=1) & part.present[name]).sum())
+    for name, count in bad.items():
+        if count:
+            raise FitError(
+                f"{count} of {int(items.present[name].sum())} vectors of {name!r} contain NaN or infinite values; remove them "
+                "from the source data"
+            )
 
 
 def usable_pairs(encoder: str, items: ItemVectors, pairs: Pairs) -> ItemPairs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder, Items, refuse_not_finite
+from semantic_ids.encoders.moments import Parts, in_parts, moments, regression
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
 from sidkit.core.arrays import Floats
@@ -17,7 +19,7 @@ _NO_SPREAD = 1e-5  # relative spread below which a modality is constant up to fl
 _LEAST_SPREAD = 1e-30  # below it 1 / spread overflows float32
 _FIT_ITEMS = 2**17
 _LEAST_PRESENT = 1_000  # items of a modality that a sample must have
-_CHUNK = 65_536
+_SQUARED_ROWS = 16_384
 _FURTHEST = 1e6
 """Standardised elements are clipped to +- this, so that products of extreme later vectors stay finite."""
 
@@ -93,25 +95,19 @@ class ContentEncoder(Encoder):
         self.mean_: dict[str, Floats] = {}
         self.scale_: dict[str, float] = {}
         for name in self.modalities_:
-            matrix = items.matrices[name]
-            rows = matrix[items.present[name]]
-            if not len(rows):
+            if not items.present[name].any():
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
-            refuse_not_finite(matrix, name, items.present[name])
-            self.mean_[name] = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-            spread = float(np.sqrt(((rows - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1).mean()))
-            length = float(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1).mean()))
-            coverage = len(rows) / len(items)
-            # A modality without variance gives no scale for later items; ignore it.
-            varies = spread > max(_NO_SPREAD * length, _LEAST_SPREAD)
-            self.scale_[name] = np.sqrt(coverage) / spread if varies else 0.0
-        centred = self._centred(items)
-        self.bridges_ = self._fit_bridges(centred, items)
-        joined = self._joined(centred, items)[items.any_present].astype(np.float64)
-        self.centre_ = joined.mean(axis=0).astype(np.float32)
-        joined -= joined.mean(axis=0)
-        values, axes = np.linalg.eigh(joined.T @ joined / len(joined))
-        leading = np.argsort(values)[::-1][: min(self.dim, len(joined) - 1)]
+        refuse_not_finite(items)
+        for name in self.modalities_:
+            self._learn_scale(items, name)
+        centred = in_parts(items, self._centred)
+        self.bridges_ = self._fit_bridges(centred)
+        mean, covariance = moments(
+            lambda: (self._joined(vectors, part)[part.any_present] for part, vectors in centred())
+        )
+        self.centre_ = mean.astype(np.float32)
+        values, axes = np.linalg.eigh(covariance)
+        leading = np.argsort(values)[::-1][: min(self.dim, int(items.any_present.sum()) - 1)]
         axes = axes[:, leading]
         # The sign of an axis is arbitrary; fix it so that the same data give the same codes on every machine.
         axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
@@ -129,11 +125,8 @@ class ContentEncoder(Encoder):
         self._refuse_unfitted()
         items = self._items_like_fit(items, {name: len(mean) for name, mean in self.mean_.items()})
         vectors = np.empty((len(items), self.output_dim), dtype=np.float32)
-        for start in range(0, len(items), _CHUNK):
-            part = items.rows(slice(start, start + _CHUNK))
-            vectors[start : start + _CHUNK] = _product(
-                self._joined(self._centred(part), part) - self.centre_, self.axes_
-            )
+        for place, part in items.blocks():
+            vectors[place] = _product(self._joined(self._centred(part), part) - self.centre_, self.axes_)
         vectors[~items.any_present] = 0
         return vectors
 
@@ -149,7 +142,23 @@ class ContentEncoder(Encoder):
             centred[name] = matrix
         return centred
 
-    def _fit_bridges(self, centred: dict[str, Floats], items: ItemVectors) -> dict[str, Floats]:
+    def _learn_scale(self, items: ItemVectors, name: str) -> None:
+        """Learn the mean and the scale of a modality that items have."""
+        held = in_parts(items, lambda part: part.matrices[name][part.present[name]])
+        count = int(items.present[name].sum())
+        self.mean_[name] = (sum(rows.sum(axis=0, dtype=np.float64) for _, rows in held()) / count).astype(np.float32)
+        around, lengths = [], []
+        for _, rows in held():
+            for start in range(0, len(rows), _SQUARED_ROWS):
+                some = rows[start : start + _SQUARED_ROWS]
+                around.append(((some - self.mean_[name]).astype(np.float64) ** 2).sum(axis=1))
+                lengths.append((some.astype(np.float64) ** 2).sum(axis=1))
+        spread, length = (float(np.sqrt(np.concatenate(squares).mean())) for squares in (around, lengths))
+        # A modality without variance gives no scale for later items; ignore it.
+        varies = spread > max(_NO_SPREAD * length, _LEAST_SPREAD)
+        self.scale_[name] = np.sqrt(count / len(items)) / spread if varies else 0.0
+
+    def _fit_bridges(self, centred: Parts[dict[str, Floats]]) -> dict[str, Floats]:
         """Ridge coefficients: ``bridges[a>b]`` predicts modality ``b`` from modality ``a``; the last row is the intercept.
 
         Without the intercept, items with and without ``b`` would have different means, and missingness would become a
@@ -158,18 +167,17 @@ class ContentEncoder(Encoder):
         bridges = {}
         for source in self.modalities_:
             for target in self.modalities_:
-                both = items.present[source] & items.present[target]
-                if source == target or not both.any():
+                if source == target:
                     continue
-                x, y = centred[source][both].astype(np.float64), centred[target][both].astype(np.float64)
-                x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-                x, y = x - x_mean, y - y_mean
-                spread = np.trace(x.T @ x)
-                slope = np.zeros((x.shape[1], y.shape[1]))
-                if spread > 0:  # a constant source predicts the mean
-                    penalty = self.ridge * len(x) * spread / x.size
-                    slope = np.linalg.lstsq(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y, rcond=None)[0]
-                bridges[f"{source}>{target}"] = np.vstack([slope, y_mean - x_mean @ slope]).astype(np.float32)
+
+                def both(source: str = source, target: str = target) -> Iterator[tuple[Floats, Floats]]:
+                    for part, vectors in centred():
+                        rows = part.present[source] & part.present[target]
+                        yield vectors[source][rows], vectors[target][rows]
+
+                slope = regression(both, self.ridge)
+                if slope is not None:
+                    bridges[f"{source}>{target}"] = slope
         return bridges
 
     def _joined(self, centred: dict[str, Floats], items: ItemVectors) -> Floats:
@@ -177,6 +185,9 @@ class ContentEncoder(Encoder):
         for target in self.modalities_:
             missing = ~items.present[target]
             matrix = centred[target]
+            if not missing.any():
+                filled.append(matrix)
+                continue
             predictions = np.zeros(len(items), dtype=np.float32)
             total = np.zeros_like(matrix)
             for source in self.modalities_:
@@ -186,7 +197,7 @@ class ContentEncoder(Encoder):
                     total[rows] += _product(centred[source][rows], bridge[:-1]) + bridge[-1]
                     predictions[rows] += 1
             filled.append(np.where(missing[:, None], total / np.maximum(predictions, 1)[:, None], matrix))
-        return np.concatenate(filled, axis=1)
+        return filled[0] if len(filled) == 1 else np.concatenate(filled, axis=1)
 
     @property
     def output_dim(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semantic_ids.encoders.base import Encoder, Items, refuse_not_finite
+from semantic_ids.encoders.moments import in_parts, moments
 from semantic_ids.item_vectors import ItemVectors
 from semantic_ids.pairs.given import Pairs
 from sidkit.core.arrays import Doubles, Floats
@@ -85,21 +86,26 @@ class WhitenedViewsEncoder(Encoder):
         self.mean_: dict[str, Doubles] = {}
         self.axes_: dict[str, Doubles] = {}
         for name in self.modalities_:
-            rows = items.matrices[name][items.present[name]].astype(np.float64)
-            if not len(rows):
+            if not items.present[name].any():
                 raise FitError(f"no item known at the cut-off has a vector of modality {name!r}; remove the modality")
-            refuse_not_finite(rows, name, np.ones(len(rows), dtype=np.bool_))
-            self.mean_[name] = rows.mean(axis=0)
-            self.axes_[name] = self._scaled_axes(rows - self.mean_[name])
+            refuse_not_finite(items.only([name]))
+            self._learn_view(items, name)
         return self
 
-    def _scaled_axes(self, centred: Doubles) -> Doubles:
-        variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    def _learn_view(self, items: ItemVectors, name: str) -> None:
+        held = in_parts(items, lambda part: part.matrices[name][part.present[name]])
+        self.mean_[name], covariance = moments(lambda: (rows for _, rows in held()))
+        largest = max(float(np.abs(rows - self.mean_[name]).max(initial=0)) ** 2 for _, rows in held())
+        self.axes_[name] = self._scaled_axes(covariance, largest)
+
+    def _scaled_axes(self, covariance: Doubles, largest: float) -> Doubles:
+        """Axes over the root of their variances; zeros if these are rounding beside the ``largest`` squared element."""
+        variance, axes = np.linalg.eigh(covariance)
         order = np.argsort(-variance, kind="stable")[: self.view_dim]
         variance, axes = np.maximum(variance[order], 0.0), axes[:, order]
         axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1.0, 1.0)
         scaled = np.zeros((len(axes), self.view_dim))
-        if variance[0] > 1e-12 * max(float((centred**2).max()), 1e-300):
+        if variance[0] > 1e-12 * max(largest, 1e-300):
             scaled[:, : len(order)] = axes / np.sqrt(np.maximum(variance, self.floor * variance[0]))
         return scaled
 
@@ -114,13 +120,13 @@ class WhitenedViewsEncoder(Encoder):
         self._refuse_unfitted()
         items = self._items_like_fit(items, {name: len(mean) for name, mean in self.mean_.items()})
         vectors = np.zeros((len(items), self.output_dim), dtype=np.float32)
-        for at, name in enumerate(self.modalities_):
-            matrix, there = items.matrices[name], np.flatnonzero(items.present[name])
-            columns = slice(at * self.view_dim, (at + 1) * self.view_dim)
-            for start in range(0, len(there), _STEP):
-                rows = there[start : start + _STEP]
-                whitened = (matrix[rows].astype(np.float64) - self.mean_[name]) @ self.axes_[name]
-                vectors[rows, columns] = np.clip(whitened, -1e6, 1e6)  # products of extreme later vectors stay finite
+        for place, part in items.blocks(_STEP):
+            for at, name in enumerate(self.modalities_):
+                there = part.present[name]
+                whitened = (part.matrices[name][there].astype(np.float64) - self.mean_[name]) @ self.axes_[name]
+                columns = slice(at * self.view_dim, (at + 1) * self.view_dim)
+                # Clipped, so that products of extreme later vectors stay finite.
+                vectors[place, columns][there] = np.clip(whitened, -1e6, 1e6)
         return vectors
 
     @property

@@ -54,7 +54,8 @@ def known_items(repo: Repo, at_us: int) -> KnownItems:
         ).to_arrow_table()
         first = opened.execute("SELECT coalesce(min(epoch_us(event_timestamp)), 0) FROM known").fetchone()
     ids = newest.column("item_id").to_numpy(zero_copy_only=False).astype(object)
-    items = ItemVectors.from_parquet(path, newest.column("file_row_number").to_numpy(), modalities)
+    numbers = newest.column("file_row_number").to_numpy()
+    items = ItemVectors.from_parquet(path, numbers, modalities, spill=repo.data / "tmp")
     return KnownItems(ids, items, int(first[0]) if first else 0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.builders import DAY, START, fresh_repo
 from helpers.codebook_builders import AS_OF, CUT, DELAY, ITEMS, SPEC, bring, built_repo, files
 from ranking.pipeline.presets import load_preset
-from semantic_ids import lifecycle
+from semantic_ids import item_vectors, lifecycle, row_groups
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.fitting import build_models
@@ -74,6 +74,18 @@ def test_the_same_fit_again_keeps_the_artefact_as_it_lies(repo: Repo) -> None:
     before = files(repo.codebooks / "a")
     assert lifecycle.fit(repo, "a", SPEC, CUT) == first
     assert files(repo.codebooks / "a") == before
+
+
+def test_a_fit_is_the_same_whether_its_vectors_fit_in_memory_or_not(
+    tmp_path: Path, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = lifecycle.fit(repo, "a", SPEC, CUT)
+    monkeypatch.setattr(item_vectors, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(item_vectors, "_BLOCK_ROWS", 5)
+    monkeypatch.setattr(row_groups, "_READ_ROWS", 3)
+    again = built_repo(tmp_path / "again")
+    assert lifecycle.fit(again, "a", SPEC, CUT).content_hash == held.content_hash
+    assert lifecycle.fit(repo, "a", SPEC, CUT) == held
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semantic_ids import item_vectors
+from semantic_ids import item_vectors, row_groups
+from semantic_ids.encoders import ContentEncoder, Encoder
+from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
 from semantic_ids.item_vectors import ItemVectors, matrix_of
+from semantic_ids.vector_file import VectorFile
+from sidkit.core.arrays import Ints
 from sidkit.core.errors import FitError
 
 LIST = pa.list_(pa.float32())
 
 
-def column(*chunks: list[object], kind: pa.DataType = LIST) -> pa.ChunkedArray:
+def column(*chunks: Sequence[object], kind: pa.DataType = LIST) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(chunk, kind) for chunk in chunks], kind)
 
 
@@ -120,8 +126,9 @@ def test_rows_of_a_file_are_those_of_its_table(data: st.DataObject, tmp_path_fac
     path = tmp_path_factory.mktemp("vectors") / "content.parquet"
     pq.write_table(table, path, row_group_size=data.draw(st.integers(1, 5)))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(item_vectors, "_READ_ROWS", data.draw(st.integers(1, 4)))
-        found = ItemVectors.from_parquet(path, rows, ("text", "image"))
+        patched.setattr(row_groups, "_READ_ROWS", data.draw(st.integers(1, 4)))
+        patched.setattr(item_vectors, "IN_MEMORY_BYTES", data.draw(st.sampled_from([0, 2**28])))
+        found = ItemVectors.from_parquet(path, rows, ("text", "image"), spill=path.parent)
     expected = ItemVectors.from_arrow(table.take(pa.array(rows)), ("text", "image"))
     for name in ("text", "image"):
         assert found.present[name].tolist() == expected.present[name].tolist()
@@ -131,10 +138,68 @@ def test_rows_of_a_file_are_those_of_its_table(data: st.DataObject, tmp_path_fac
 def test_vectors_of_a_file_must_have_one_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "content.parquet"
     pq.write_table(pa.table({"text": column([[1, 2], [3, 4], [5]])}), path)
-    monkeypatch.setattr(item_vectors, "_READ_ROWS", 2)
+    monkeypatch.setattr(row_groups, "_READ_ROWS", 2)
     with pytest.raises(FitError, match="'text' must all have the same width, got 1 to 2 elements; embed all items"):
         ItemVectors.from_parquet(path, np.array([2, 0]), ("text",))
     assert ItemVectors.from_parquet(path, np.array([1, 0]), ("text",)).matrices["text"].tolist() == [[3, 4], [1, 2]]
+
+
+def written(path: Path, rows: int, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    texts = [None if rng.random() < 0.2 else rng.normal(size=3).tolist() for _ in range(rows)]
+    images = [None if rng.random() < 0.5 else rng.normal(size=2).tolist() for _ in range(rows)]
+    pq.write_table(pa.table({"text": column(texts), "image": column(images)}), path, row_group_size=11)
+    return path
+
+
+def in_a_file(path: Path, rows: Ints, monkeypatch: pytest.MonkeyPatch) -> ItemVectors:
+    """The vectors read with no matrix small enough for memory."""
+    with monkeypatch.context() as patched:
+        patched.setattr(item_vectors, "IN_MEMORY_BYTES", 0)
+        return ItemVectors.from_parquet(path, rows, ("text", "image"), spill=path.parent / "spilled")
+
+
+@pytest.mark.parametrize("encoder", [ContentEncoder(dim=2), WhitenedViewsEncoder(view_dim=2)])
+def test_vectors_in_a_file_are_used_like_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Encoder
+) -> None:
+    path, rows = written(tmp_path / "content.parquet", 60), np.random.default_rng(0).permutation(60)
+    held, filed = ItemVectors.from_parquet(path, rows, ("text", "image")), in_a_file(path, rows, monkeypatch)
+    assert filed.mapped
+    assert not held.mapped
+    monkeypatch.setattr(item_vectors, "_BLOCK_ROWS", 7)
+    assert filed.mark() == held.mark()
+    assert filed.distinct() == held.distinct()
+    chosen = np.array([5, 3, 59, 3])
+    for index in (chosen, held.any_present, slice(10, 40)):
+        assert filed.rows(index).mark() == held.rows(index).mark()
+    assert filed.only(["image"]).mark() == held.only(["image"]).mark()
+    expected = encoder.fit(held).encode(held)
+    np.testing.assert_array_equal(encoder.fit(filed).encode(filed), expected)
+
+
+def test_a_file_of_vectors_leaves_nothing_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = in_a_file(written(tmp_path / "content.parquet", 20), np.arange(20), monkeypatch)
+    assert items.mapped
+    assert list((tmp_path / "spilled").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["a file is in the way", "the disk is full"])
+def test_without_room_for_a_file_vectors_are_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = written(tmp_path / "content.parquet", 20)
+    if fault == "a file is in the way":
+        (tmp_path / "spilled").write_text("")
+    else:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(VectorFile, "write", full)
+    items = in_a_file(path, np.arange(20), monkeypatch)
+    assert not items.mapped
+    assert items.mark() == ItemVectors.from_parquet(path, np.arange(20), ("text", "image")).mark()
 
 
 def test_an_item_counts_as_present_with_any_one_modality() -> None:

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semantic_ids.encoders import ContentEncoder
+from semantic_ids import item_vectors
+from semantic_ids.encoders import ContentEncoder, Encoder
 from semantic_ids.encoders import content as content_module
+from semantic_ids.encoders import moments as moments_module
+from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
 from semantic_ids.item_vectors import ItemVectors
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import FitError, SidkitError
@@ -318,7 +321,7 @@ def test_a_large_catalogue_is_encoded_in_parts_with_equal_vectors(monkeypatch: p
     items = content(rows=60)
     encoder = ContentEncoder(dim=3).fit(items)
     whole = encoder.encode(items)
-    monkeypatch.setattr(content_module, "_CHUNK", 7)
+    monkeypatch.setattr(item_vectors, "_BLOCK_ROWS", 7)
     np.testing.assert_array_equal(encoder.encode(items), whole)
 
 
@@ -340,10 +343,18 @@ def test_a_rare_modality_is_learned_from_all_items(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(ContentEncoder(dim=3).fit(items).encode(items), whole)
 
 
+@pytest.mark.parametrize("encoder", [ContentEncoder(dim=3), WhitenedViewsEncoder(view_dim=2)])
+def test_statistics_of_parts_are_those_of_all_items(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
+    items = content(rows=500)
+    whole = encoder.fit(items).encode(items)
+    monkeypatch.setattr(moments_module, "_PART_ROWS", 41)
+    np.testing.assert_allclose(encoder.fit(items).encode(items), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_vectors_that_are_not_finite_are_counted_over_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     items = content(rows=60, missing=0.0)
     encoder = ContentEncoder(dim=3).fit(items)
-    monkeypatch.setattr(content_module, "_CHUNK", 7)
+    monkeypatch.setattr(item_vectors, "_BLOCK_ROWS", 7)
     items.matrices["text"][[1, 30, 59], 2] = np.nan
     with pytest.raises(FitError, match="3 of 60 vectors of 'text' contain NaN"):
         encoder.encode(items)
