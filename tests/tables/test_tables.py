@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -172,6 +173,29 @@ def test_a_missing_table_is_named(repo_path: Path) -> None:
 def test_tables_before_a_log_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissingError, match="sidkit data ingest"):
         build_tables(fresh_repo(tmp_path / "repo", tmp_path), START)
+
+
+def test_a_first_build_that_lacks_memory_computes_and_sorts_one_after_the_other(
+    repo_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sidkit.tables import table_files
+
+    world = small_world([Event(f"u{k % 3}", f"i{k % 3 + 1}", START + k * 7_000_000_000, k % 2, 0) for k in range(30)])
+    expected = tables_of(built(repo_path, world, START + 2 * DAY))
+    original, relations = table_files._copy, []
+
+    def lacks_memory(opened, name, path, relation):  # type: ignore[no-untyped-def]
+        relations.append(relation)
+        if relation != "written":
+            raise duckdb.OutOfMemoryException("Out of Memory Error")
+        original(opened, name, path, relation)
+
+    monkeypatch.setattr(table_files, "_copy", lacks_memory)
+    again = repo_path.parent / "again"
+    tables = tables_of(built(fresh_repo(again / "repo", again / "source").path, world, START + 2 * DAY))
+    assert relations.count("written") == len(tables)
+    for name, table in tables.items():
+        assert table.equals(expected[name]), name
 
 
 def test_a_build_killed_between_two_tables_is_finished_by_the_next(
