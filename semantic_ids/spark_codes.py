@@ -15,7 +15,8 @@ from semantic_ids.coded_rows import coded_rows
 from sidkit.core.engine import working_on
 from sidkit.core.files import remove
 from sidkit.core.repo import Repo
-from sidkit.tables.engines.spark import spark_errors, spark_session
+from sidkit.tables.engines.spark import spark_session
+from sidkit.tables.engines.spark_errors import spark_errors
 
 if TYPE_CHECKING:
     from pyspark.broadcast import Broadcast
