@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ranking.data.feature_views import gathered
 from ranking.data.schema import ExtraFeature, Kind
-from sidkit.core.arrays import one_chunk
+from sidkit.core.arrays import Ints, one_chunk
 from sidkit.stores.offline.plan import ViewRows
 
 MISSING = 0
@@ -86,8 +86,8 @@ class ValueIndex:
         for at, feature in enumerate(self.features):
             view = views.get(feature.view)
             if view is not None:
-                distinct = self._encode(at, one_chunk(view.table.column(feature.name)))
-                codes[:, at] = gathered(distinct, view.index, MISSING)
+                column, index = _in_order_of_use(one_chunk(view.table.column(feature.name)), view.index)
+                codes[:, at] = gathered(self._encode(at, column), index, MISSING)
             elif context is not None and feature.column in context:
                 codes[:, at] = self._encode(at, context[feature.column])
         return codes
@@ -116,6 +116,20 @@ class ValueIndex:
         else:
             keys = _vector_keys(column)
         return np.array([index.setdefault(key, len(index)) for key in keys], dtype=np.int32)
+
+
+def _in_order_of_use(column: pa.Array, index: Ints) -> tuple[pa.Array, Ints]:
+    """The values that rows have, in the order in which rows have them first, and the value of each row (-1: none).
+
+    So the numbers of values do not depend on the order in which an offline store returns feature rows.
+    """
+    if len(index) == len(column) and bool((index == np.arange(len(index))).all()):
+        return column, index
+    values, first = np.unique(index[index >= 0], return_index=True)
+    used = values[np.argsort(first)]
+    place = np.full(len(column) + 1, -1, dtype=np.int64)  # the last one is that of -1
+    place[used] = np.arange(len(used))
+    return column.take(pa.array(used)), place[index]
 
 
 def as_text(column: pa.Array) -> pa.Array:

@@ -25,10 +25,10 @@ from sidkit.tables.engines.spark import session_of
 from sidkit.tables.engines.spark_errors import spark_errors
 
 session = session_of({**CONF, "spark.driver.memory": "512m", "spark.driver.maxResultSize": "0"}, "the test")
-rows = 700
-frame = session.range(rows).selectExpr("id", "concat(id, repeat('x', 1000000)) AS text")  # 700 MB
+rows, width = 20_000, 32_000
+frame = session.range(rows).selectExpr("id", f"concat(id, repeat('x', {width})) AS text")  # 640 MB
 table = collected(frame, Path(sys.argv[1]) / "result")
-assert table.num_rows == rows and table.nbytes > rows * 1_000_000
+assert table.num_rows == rows and table.nbytes > rows * width
 assert sorted(table.column("id").to_pylist()) == list(range(rows))
 try:
     with spark_errors("retrieving features"):
@@ -62,7 +62,10 @@ def test_a_result_larger_than_the_heap_is_read_and_a_heap_that_is_too_small_is_n
             "Total size of serialized results of 9 tasks (1.0 GiB) is bigger than spark.driver.maxResultSize (1024.0 MiB)",
             r"its result is larger than spark\.driver\.maxResultSize allows\. Set spark\.driver\.maxResultSize .* than 1g",
         ),
-        ("Answer from Java side is empty", r"its Java process ended, .* Set spark\.driver\.memory .* example 4g"),
+        (
+            "Answer from Java side is empty",
+            r"its Java process does not answer, .* Set spark\.driver\.memory .* example 4g",
+        ),
         ("TABLE_OR_VIEW_NOT_FOUND: nowhere\n\tat x", r"building the table x: TABLE_OR_VIEW_NOT_FOUND: nowhere$"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -204,6 +205,20 @@ def test_a_write_killed_at_any_step_is_refused_and_finished_by_the_next(
         repo, path, [0], [START_US + 5 * DAY_US], None, None
     )
     assert len(stamps(repo)) == 2
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 4, 2]])
+def test_rows_keep_their_order_within_a_day_whatever_that_of_the_table(repo: Repo, order: list[int]) -> None:
+    path = write(repo, [(key, (key % 3) * DAY_US + key, float(key)) for key in range(6)])
+    table = pq.read_table(path).take(order)
+    pq.write_table(table, path, row_group_size=2)
+    write_sealed(path.with_suffix(".json"), {"files": hashes_of(path.parent, [path.name])})
+    write_days(repo)
+    days = pa.array([at.date().isoformat() for at in table.column("event_timestamp").to_pylist()])
+    assert len(stamps(repo)) == 3
+    for day in days.unique().to_pylist():
+        found = pq.ParquetFile(repo.sources / "numbers" / f"event_date={day}" / "part-0.parquet").read()
+        assert found.equals(table.filter(pa.compute.equal(days, day)))
 
 
 def test_spark_and_arrow_read_the_folder_too(repo: Repo) -> None:

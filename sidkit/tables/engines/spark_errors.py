@@ -17,7 +17,7 @@ _MEMORY = (
     "GC overhead limit",
     "Cannot broadcast the table",
 )
-_ENDED = ("Answer from Java side is empty", "Error while receiving", "trying to connect to the Java server")
+_ENDED = ("Answer from Java side is empty", "Error while sending", "trying to connect to the Java server")
 _DRIVER, _EXECUTOR, _RESULT = "spark.driver.memory", "spark.executor.memory", "spark.driver.maxResultSize"
 _DEFAULTS = {_DRIVER: "1g", _EXECUTOR: "1g", _RESULT: "1g"}
 _started: dict[str, str] = {}
@@ -49,7 +49,7 @@ def spark_errors(step: str = "building the tables") -> Iterator[None]:
 
 def _refused(error: Exception) -> str | None:
     """The first line of an error of Spark or of its Java process, or that of a Python worker; None for others."""
-    from py4j.protocol import Py4JError
+    from py4j.protocol import Py4JError, Py4JNetworkError
     from pyspark.errors import PySparkException
 
     if not isinstance(error, PySparkException | Py4JError | ConnectionError | EOFError):
@@ -63,10 +63,8 @@ def _refused(error: Exception) -> str | None:
         local = _started.get("spark.master", "local").startswith("local")
         of_driver = local or "in stage" not in text  # a task that fails on a cluster names its stage
         return f"its Java process ran out of memory. {_advice(_DRIVER if of_driver else _EXECUTOR)}"
-    if isinstance(error, ConnectionError | EOFError) or any(sign in text for sign in _ENDED):
-        return (
-            f"its Java process ended, which the system does to processes that need too much memory. {_advice(_DRIVER)}"
-        )
+    if isinstance(error, Py4JNetworkError | ConnectionError | EOFError) or any(sign in text for sign in _ENDED):
+        return f"its Java process does not answer, mostly for want of memory. {_advice(_DRIVER)}"
     return next(iter([*of_worker, *lines]), type(error).__name__)
 
 
