@@ -218,6 +218,10 @@ def merged(held: Mapping[str, Any] | None, result: Mapping[str, Any]) -> dict[st
     found: dict[str, Any] = {**held, **result}
     for key in ("train_rows", "cpu_seconds", "megabytes", "liveness"):
         found[key] = {**held.get(key, {}), **result[key]}
+    served = held["cpu_seconds"].get(SERVED, result["cpu_seconds"].get(SERVED))
+    found["cpu_seconds"] |= (
+        {SERVED: served} if served is not None else {}
+    )  # both have it; the machine was busier in one
     found["auc"] = {name: {**held["auc"].get(name, {}), **arms} for name, arms in result["auc"].items()}
     found["differences"] = [
         *(each for each in held["differences"] if each["system"] not in new),
