@@ -187,7 +187,7 @@ modalities: $(VENV)/.made
 	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data $(SIDKIT_DATA)/ml_latest_small --groups ccfrec hisam
 	$(BIN)/python benchmarks/modalities.py --work $(WORK)/modalities --data synthetic:clustered --groups mmq
 
-# Every system that the papers are compared with, five seeds; it resumes. FAMILY can name systems, or open the test rows.
+# Every system that the papers are compared with, five seeds; it resumes. FAMILY="--finished" compares what is finished, --open test rows.
 family: $(VENV)/.made
 	$(BIN)/python benchmarks/family.py --work $(WORK)/family --jobs 2 --table $(FAMILY) --data synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 

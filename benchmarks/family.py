@@ -1,13 +1,18 @@
 """Every system that the two papers are compared with, beside its plain baseline, its control and the arm that is served.
 
-    python benchmarks/family.py --data DATA... [--work .work/family] [--seeds 5] [--systems NAME...] [--open] [--table]
+    python benchmarks/family.py --data DATA... [--work .work/family] [--seeds 5] [--systems NAME...] [--losses NAME...]
+        [--reindex] [--finished] [--open] [--table]
 
 One time origin: rankers train on a sample of users of the training window, choose their epoch on the next rows, and are
 compared on validation rows, or with ``--open`` on test rows. Every system has one arm, the same inputs without its idea
 (baseline), the same arm with its idea made meaningless (control), and is also compared with ``content_codes``, the arm that
-the default preset serves. All arms have their shipped settings; none is tuned. Differences on cold rows are corrected by Holm
-over all systems and data sets of the table. Results go to ``benchmarks/results/family.json``, one entry per data set and kind
-of rows, with the processor seconds of a training. Saved trials are not repeated.
+the default preset serves. All arms have their shipped settings; none is tuned. ColdGPT reads the attributes of the items,
+which its baseline reads as a modality like any other. ``--losses`` also trains the arms of these systems without each of
+their auxiliary losses, and ``--reindex`` measures rows of the id table for new items. Differences on cold rows are corrected
+by Holm over all systems and data sets of the table. Results go to ``benchmarks/results/family.json``, one entry per data set
+and kind of rows, to which a run of other systems on the same rows adds, with the processor seconds of a training, the size of
+the model, and what its parts contribute. Saved trials are not repeated; ``--finished`` compares the systems whose trials are
+finished, and trains nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,174 +30,225 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import planning
 from codes import measured_difference
-from gates import interval_text
-from rich.console import Console
+from family_page import pages
+from family_reindex import reindexed
+from family_sources import with_attributes
+from family_systems import ATTRIBUTES, SERVED, SHUFFLED_ATTRIBUTES, SYSTEMS, WITH_ATTRIBUTES, System
+from planning import record, repo_of, results_of, spec_of, with_rows
 
+from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import load_arms, shipped_arms
-from ranking.experiments.comparison.comparison import CompareOptions, Comparison, data_name
+from ranking.experiments.comparison.comparison import data_name
 from ranking.experiments.comparison.evaluation import Parts
-from ranking.experiments.comparison.trials import Plan, work_through
-from ranking.pipeline.prepare import prepare_repo
-from ranking.pipeline.presets import load_preset
+from ranking.experiments.comparison.liveness import arm_liveness
+from ranking.experiments.comparison.trials import Plan, Trial, TrialDetails
 from ranking.training.predictions import read_predictions
-from sidkit.api.progress import LineProgress
-from sidkit.core.files import read_json, write_json
+from sidkit.core.intervals import Variance
+from sidkit.core.records import record_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "family.json"
-SERVED = "content_codes"
 SLICES = ("all", "cold", "warm")
 
 
 @dataclass(frozen=True)
-class System:
-    """A system: its arm, the same inputs as plain features, and the control."""
+class Compared:
+    """The trials of an arm, under the name by which it is compared."""
 
+    plan: Plan
     arm: str
-    baseline: str
-    control: str
+    trials: tuple[Trial, ...]
+
+    def details(self) -> list[TrialDetails]:
+        """Of the finished trials."""
+        return [each for trial in self.trials if (each := self.plan.details(trial)) is not None]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all trials are."""
+        return len(self.details()) == len(self.trials)
 
 
-SYSTEMS = {
-    "SaviorRec": System("saviorrec", "id_content_codes_saviorrec", "id_codes_shuffled"),
-    "SMILE": System("smile", "id_codes_smile", "id_codes_shuffled"),
-    "neighbour prior": System("id_content_prior", "id_content", "id_content_prior_random"),
-    "LM prior": System("id_content_lm_prior", "id_content", "id_content_lm_prior_random"),
-    "LATTICE": System("id_content_graph", "id_content", "id_content_graph_random"),
-    "MICRO, MM-GEF": System("id_content_graph_clicks", "id_content", "id_content_graph_clicks_random"),
-    "GateSID": System("gatesid", "id_content", "gatesid_shuffled"),
-    "CCFRec": System("ccfrec", "id_content_codes_views", "ccfrec_shuffled"),
-    "Hi-SAM": System("hisam", "id_codes_shared_private", "hisam_shuffled"),
-    "LAMIA": System("id_codes_aspects", "id_codes", "id_codes_aspects_shuffled"),
-    "PSRQ": System("id_codes_psrq", "id_codes", "id_codes_psrq_shuffled"),
-    "residual k-means + FSQ": System("id_codes_rk_fsq", "id_codes", "id_codes_rk_fsq_shuffled"),
-    "MMQ-v2": System("mmq", "id_content_codes_mass", "mmq_shuffled"),
-    "Reindex-Then-Adapt, bias": System("id_content_bias", "id_content", "id_content_bias_shuffled"),
-    "Reindex-Then-Adapt, gate": System("content_gate", "content", "content_gate_shuffled"),
-    "CROSS-JEM": System("id_content_joint", "id_content", "id_content_joint_shuffled"),
-    "CMiMC": System("smile_kept", "smile", "smile_kept_shuffled"),
-    "HEKP4NBR": System("id_content_groups", "id_content", "id_content_groups_random"),
-    "statistics of codes": System("content_codes", "content", "content_codes_shuffled"),
-    "blend by counts": System("blend_counts", "blend", "blend_counts_shuffled"),
-}
-"""ColdGPT is missing: it needs a modality of attributes, which no data set of the bench has."""
+def planned(data: str, options: argparse.Namespace) -> dict[str, Compared]:
+    """Prepare the frames of a data set and list the trials of all arms by their names."""
+    systems = [SYSTEMS[name] for name in options.systems]
+    plain = [SERVED, *(arm for system in systems if not system.attributes for arm in system.names)]
+    with_losses = [SYSTEMS[name].arm for name in options.losses]
+    found = _planned(data, options.work / data_name(data), plain, options, with_losses)
+    if any(system.attributes for system in systems) and data_name(data) in ATTRIBUTES:
+        columns = ATTRIBUTES[data_name(data)]
+        for suffix, names in (
+            ("attributes", {"content_attributes": "content_attributes", "content": WITH_ATTRIBUTES}),
+            ("shuffled_attributes", {"content_attributes": SHUFFLED_ATTRIBUTES}),
+        ):
+            folder = options.work / "sources" / f"{data_name(data)}_{suffix}"
+            source = with_attributes(Path(data), folder, columns, shuffled=suffix.startswith("shuffled"))
+            arms = _planned(str(source), options.work / source.name, list(names), options)
+            found |= {name: arms[arm] for arm, name in names.items()}
+    return found
 
 
-def planned(data: str, options: argparse.Namespace) -> Plan:
-    """Prepare the frames of a data set and list its trials."""
-    repo = prepare_repo(data, options.work / data_name(data))
-    chosen = [SYSTEMS[name] for name in options.systems]
-    names = list(dict.fromkeys([SERVED, *(arm for each in chosen for arm in (each.arm, each.baseline, each.control))]))
-    for name in list(names):  # what blends and adapters are made of
-        names += [member for member in shipped_arms()[name].of if member not in names]
-    spec = load_preset("rqkmeans").ranker
-    rows = {"max_train_rows": options.max_train_rows, "max_evaluation_rows": options.max_evaluation_rows}
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update=rows)})
-    asked = CompareOptions(
-        data,
-        load_arms(names),
-        spec,
-        options.seeds,
-        origins=1,
-        jobs=options.jobs,
-        impressions=options.impressions,
-        equal_budgets=False,
-    )
-    with repo.locked():
-        return Comparison(repo, asked, LineProgress(Console())).plan()[0]
+def _planned(
+    data: str, folder: Path, names: Sequence[str], options: argparse.Namespace, with_losses: Sequence[str] = ()
+) -> dict[str, Compared]:
+    """The arms, and what blends and adapters are made of; arms without a loss are named after it."""
+    named = list(dict.fromkeys(names))
+    for name in list(named):
+        named += [member for member in shipped_arms()[name].of if member not in named]
+    plan = planning.planned(repo_of(data, folder), data, load_arms(named), spec_of(options), options)[0]
+    plan = replace(plan, loss_trials=tuple(trial for trial in plan.loss_trials if trial.arm in with_losses))
+    trials: dict[str, list[Trial]] = {}
+    for trial in plan.all_trials:
+        trials.setdefault(trial.arm if trial.without is None else without(trial.arm, trial.without), []).append(trial)
+    return {name: Compared(plan, each[0].arm, tuple(each)) for name, each in trials.items()}
 
 
-def compared(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """AUC of all arms, and the differences of every system, on validation or test rows."""
+def without(arm: str, loss: str) -> str:
+    """Name of an arm that is trained without a loss."""
+    return f"{arm} without {loss}"
+
+
+def plans_of(arms: Mapping[str, Compared]) -> list[Plan]:
+    """The plans of the arms, each once."""
+    return list({id(each.plan): each.plan for each in arms.values()}.values())
+
+
+def rows_of(arms: Mapping[str, Compared], part: str) -> Dataset:
+    """The rows of the comparison, after a check that all plans have the same ones."""
+    found: list[Dataset] = [getattr(Parts.load(plan, plan.trials[0].frame), part) for plan in plans_of(arms)]
+    for other in found[1:]:
+        for column in ("user_ids", "item_ids", "at_us", "label"):
+            if not np.array_equal(getattr(found[0].rows, column), getattr(other.rows, column)):
+                raise SystemExit(f"the sources have different rows ({column}); empty --work and start again")
+    return found[0]
+
+
+def compared(arms: Mapping[str, Compared], options: argparse.Namespace) -> dict[str, Any]:
+    """AUC of all arms, the differences of every system, costs and liveness, on validation or test rows."""
     part = "test" if options.open else "validation"
-    rows = getattr(Parts.load(plan, plan.trials[0].frame), part)
+    listed, arms = set(arms), {name: each for name, each in arms.items() if each.finished}
+    rows = rows_of(arms, part)
     evaluator = Evaluator(
         EvaluationRows.of(rows), {name: mask for name, mask in slices(rows).items() if name in SLICES}
     )
     values: dict[str, dict[str, MetricValue]] = {}
-    cpu: dict[str, float] = {}
-    for arm in plan.arms:
-        trials = [trial for trial in plan.trials if trial.arm == arm]
-        scores = [read_predictions(plan.path(trial), part) for trial in trials]
-        details = [each for trial in trials if (each := plan.details(trial)) is not None]
-        cpu[arm] = round(float(np.mean([each.cpu_seconds for each in details])), 2)
+    for arm, each in arms.items():
+        scores = [read_predictions(each.plan.path(trial), part) for trial in each.trials]
         for name, metrics in evaluator.evaluate(scores).items():
             if "auc" in metrics.metrics:
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
-    found = []
-    for system in options.systems:
-        own = SYSTEMS[system]
-        for name, known in values.items():
-            for role, other in (("baseline", own.baseline), ("control", own.control), ("served", SERVED)):
-                if other != own.arm:
-                    measured = measured_difference(own.arm, other, name, known[own.arm], known[other])
-                    found.append({"system": system, "role": role, **asdict(measured)})
-    return {
+    chosen = {name: SYSTEMS[name] for name in options.systems}
+    complete = {name: system for name, system in chosen.items() if {*system.names, SERVED} <= set(arms)}
+    result = {
         "rows": len(rows),
+        "train_rows": {arm: each.details()[0].train_rows for arm, each in arms.items()},
         "seeds": options.seeds,
         "auc": {name: {arm: value.value for arm, value in known.items()} for name, known in values.items()},
-        "differences": found,
-        "cpu_seconds": cpu,
+        "differences": [each for name, system in complete.items() for each in differences(name, system, values)],
+        "cpu_seconds": {arm: _mean(each, lambda details: details.cpu_seconds) for arm, each in arms.items()},
+        "megabytes": {arm: _mean(each, _megabytes) for arm, each in arms.items()},
+        "liveness": living(arms, complete),
+        "missing": {
+            name: "not finished" if {*system.names, SERVED} <= listed else "the data have no attributes"
+            for name, system in chosen.items()
+            if name not in complete
+        },
+    }
+    if options.reindex and "id_content" in arms:
+        result["reindex"] = reindexed(arms["id_content"].plan, part, told)
+    return result
+
+
+def differences(name: str, system: System, values: Mapping[str, Mapping[str, MetricValue]]) -> list[dict[str, Any]]:
+    """The differences of a system to its baseline, its control, the arm that is served, and itself without its losses."""
+    found = []
+    for part, known in values.items():
+        others = [("baseline", system.baseline), ("control", system.control), ("served", SERVED)]
+        others += [(other, other) for other in known if other.startswith(without(system.arm, ""))]
+        for role, other in others:
+            if other != system.arm:
+                found.append(
+                    {"system": name, "role": role, **told(system.arm, other, part, known[system.arm], known[other])}
+                )
+    return found
+
+
+def told(arm: str, baseline: str, name: str, own: MetricValue, other: MetricValue) -> dict[str, Any]:
+    """A difference on the slice ``name``, with its standard errors by rows and by trainings."""
+    by_rows = (own.changes - other.changes).variance(own.support)
+    trainings = [each for each in (own.training, other.training) if each is not None]
+    total = Variance.total([by_rows, *trainings])
+    return {
+        **asdict(measured_difference(arm, baseline, name, own, other)),
+        "rows_error": _root(by_rows.value),
+        "trainings_error": _root(sum(each.value for each in trainings)),
+        "degrees": total.degrees if math.isfinite(total.degrees) else None,
     }
 
 
-def holm(cells: Mapping[Any, Mapping[str, float]]) -> dict[Any, float]:
-    """Two-sided p-values of differences with 95 % intervals, corrected by Holm over all of them."""
-    raw = {}
-    for key, each in cells.items():
-        error = (each["high"] - each["low"]) / (2 * 1.96)
-        raw[key] = math.erfc(abs(each["value"]) / max(error, 1e-12) / math.sqrt(2))
-    corrected, least = {}, 0.0
-    for place, key in enumerate(sorted(raw, key=raw.__getitem__)):
-        least = max(least, min(1.0, raw[key] * (len(raw) - place)))
-        corrected[key] = least
-    return corrected
+def living(arms: Mapping[str, Compared], systems: Mapping[str, System]) -> dict[str, Any]:
+    """System -> the parts of its arm; ``own`` are those that its baseline lacks."""
+    measured: dict[int, Mapping[str, Any]] = {}
+    found: dict[str, Any] = {}
+    for plan in plans_of(arms):
+        baselines = {system.arm: arms[system.baseline].arm for system in systems.values()}
+        changed = {name: spec.model_copy(update={"baseline": baselines.get(name)}) for name, spec in plan.arms.items()}
+        there = [arm.trials for arm in arms.values() if arm.plan is plan]
+        done = tuple(trial for trials in there for trial in trials)
+        own = {
+            "trials": tuple(t for t in done if t.without is None),
+            "loss_trials": tuple(t for t in done if t.without),
+        }
+        measured[id(plan)] = arm_liveness(replace(plan, arms=changed, **own))
+    for name, system in systems.items():
+        parts = measured[id(arms[system.arm].plan)].get(system.arm, ())
+        found[name] = [record_json(part) for part in parts]
+    return found
 
 
-def table(results: Mapping[str, Any], kind: str) -> str:
-    """Markdown: one table per data set; bold intervals exclude 0, and a star marks p below .05 after Holm on cold rows."""
-    cold = {
-        (data, each["system"], each["role"]): each
-        for data, found in results.items()
-        for each in found.get(kind, {}).get("differences", ())
-        if each["slice"] == "cold"
-    }
-    corrected = holm(cold)
-    lines: list[str] = []
-    for data, found in results.items():
-        if kind not in found:
-            continue
-        lines += ["", f"### {data}, {kind} rows", ""]
-        lines += [
-            "| system | to its baseline, all | cold | to its control, cold | to `content_codes`, all | cold | s |"
-        ]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-        cells = {(each["system"], each["role"], each["slice"]): each for each in found[kind]["differences"]}
-        for system in dict.fromkeys(each["system"] for each in found[kind]["differences"]):
-            shown = [
-                _cell(cells.get((system, role, name)), corrected.get((data, system, role)) if name == "cold" else None)
-                for role, name in _COLUMNS
-            ]
-            lines.append(f"| {system} | {' | '.join(shown)} | {found[kind]['cpu_seconds'][SYSTEMS[system].arm]:.1f} |")
-    return "\n".join(lines)
+def merged(held: Mapping[str, Any] | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the systems of an earlier one on the same rows with as many seeds; that of other rows is replaced."""
+    if held is None or any(held[key] != result[key] for key in ("rows", "seeds")):
+        return dict(result)
+    new = {each["system"] for each in result["differences"]}
+    found: dict[str, Any] = {**held, **result}
+    for key in ("train_rows", "cpu_seconds", "megabytes", "liveness"):
+        found[key] = {**held.get(key, {}), **result[key]}
+    served = held["cpu_seconds"].get(SERVED, result["cpu_seconds"].get(SERVED))
+    found["cpu_seconds"] |= (
+        {SERVED: served} if served is not None else {}
+    )  # both have it; the machine was busier in one
+    found["auc"] = {name: {**held["auc"].get(name, {}), **arms} for name, arms in result["auc"].items()}
+    found["differences"] = [
+        *(each for each in held["differences"] if each["system"] not in new),
+        *result["differences"],
+    ]
+    order = list(SYSTEMS)
+    found["differences"].sort(key=lambda each: order.index(each["system"]))
+    there = {each["system"] for each in found["differences"]}
+    missing = {**held.get("missing", {}), **result["missing"]}
+    found["missing"] = {name: why for name, why in missing.items() if name not in there}
+    found["cpu_seconds_in_all"] = held["cpu_seconds_in_all"] + result["cpu_seconds_in_all"]
+    return found
 
 
-_COLUMNS: Sequence[tuple[str, str]] = (
-    ("baseline", "all"),
-    ("baseline", "cold"),
-    ("control", "cold"),
-    ("served", "all"),
-    ("served", "cold"),
-)
+def _mean(arm: Compared, of: Callable[[TrialDetails], float | None]) -> float | None:
+    values = [value for each in arm.details() if (value := of(each)) is not None]
+    return round(float(np.mean(values)), 2) if values else None
 
 
-def _cell(each: Mapping[str, Any] | None, p: float | None) -> str:
-    if each is None:
-        return "-"
-    return interval_text(each) + (" *" if p is not None and p < 0.05 else "")
+def _megabytes(details: TrialDetails) -> float | None:
+    if details.parameters is None:
+        return None
+    return 4 * (details.parameters + (details.reranker_parameters or 0)) / 1e6
+
+
+def _root(value: float) -> float | None:
+    return math.sqrt(value) if value >= 0 else None
 
 
 def main() -> None:
@@ -200,26 +256,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=[])
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "family")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument(
+        "--losses", nargs="+", default=[], choices=list(SYSTEMS), help="systems to train without each loss"
+    )
+    parser.add_argument("--reindex", action="store_true", help="measure rows of the id table for new items")
+    parser.add_argument("--finished", action="store_true", help="compare what is finished, and train nothing")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--max-train-rows", type=int, default=20_000)
-    parser.add_argument("--max-evaluation-rows", type=int, default=20_000)
-    parser.add_argument("--impressions", type=int, default=100_000, help="of a synthetic world")
+    with_rows(parser, train=20_000, evaluation=20_000)
     options = parser.parse_args()
     for data in options.data:
         began, name = time.process_time(), data_name(data)
-        plan = replace(planned(data, options), loss_trials=())  # `sidkit ranker compare` trains without each loss
-        work_through(plan, LineProgress(Console()))
-        result = compared(plan, options) | {"cpu_seconds_in_all": round(time.process_time() - began)}
-        held = read_json(RESULTS) if RESULTS.exists() else {}
+        arms = planned(data, options)
+        for plan in () if options.finished else plans_of(arms):
+            planning.work(plan, options.jobs)
+        result = compared(arms, options) | {"cpu_seconds_in_all": round(time.process_time() - began)}
         kind = "test" if options.open else "validation"
-        write_json(RESULTS, {**held, name: {**held.get(name, {}), kind: result}})
+        record(options.results, name, kind, merged(results_of(options.results).get(name, {}).get(kind), result))
     if options.table:
-        for kind in ("validation", "test"):
-            print(table(read_json(RESULTS), kind))
+        print(pages(results_of(options.results), results_of(RESULTS.with_name("gates.json"))))
 
 
 if __name__ == "__main__":
