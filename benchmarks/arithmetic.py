@@ -89,10 +89,13 @@ def constants() -> dict[str, Constant]:
     """Measured costs, by name."""
     stats, redis = read("code_stats_costs"), read("redis_store")
     ticks = {int(size): cell for size, cell in read("tick_costs").items()}
-    books, tables = read("codebook_costs")["read"], read("large_tables")["records"]
-    book = max(books, key=lambda name: int(name.split(" x ")[0]))
-    items, dim = map(int, book.split(" x "))
-    vectors, fit, publish = books[book], stage("codebook"), stage("publish")
+    costs, tables = read("codebook_costs"), read("large_tables")["records"]
+    book = max(costs["read"], key=lambda name: int(name.split(" x ")[0]))
+    vectors, fit, publish = costs["read"][book], stage("codebook"), stage("publish")
+    whole = max(costs["commands"], key=lambda name: int(name.split(" x ")[0]))
+    (of_items, _), (items, dim) = (
+        [int(number) for number in name.split(",")[0].split(" x ")] for name in (book, whole)
+    )
     trained, frame = stage("train:content_codes"), stage("frame")
     small, large = min(ticks), max(ticks)
     ids = {record["cell"]: record for record in tables if record["items"] == max(each["items"] for each in tables)}
@@ -118,10 +121,11 @@ def constants() -> dict[str, Constant]:
         ),
         "fit_s": Constant(fit["cpu_s"], "s in all", fit["of"]),
         "encode_us": Constant(
-            vectors["encode"]["cpu_s"] / items * 1e6, "µs per item", f"codebook_costs.json, {book}: reading and encoding"
+            vectors["encode"]["cpu_s"] / of_items * 1e6, "µs per item", f"codebook_costs.json, {book}: reading and encoding"
         ),
         "fit_bytes": Constant(
-            vectors["encode"]["peak_mb"] * 2**20 / items, f"bytes per item of {dim} dimensions", f"codebook_costs.json, {book}"
+            costs["commands"][whole]["fit"]["peak_mb"] * 2**20 / items, f"bytes per item of {dim} dimensions",
+            f"codebook_costs.json, `fit` of {whole}",
         ),
         "publish_us": Constant(publish["cpu_s"] / publish["rows"] * 1e6, "µs per item", publish["of"]),
         "materialize_us": Constant(bulk, "µs per row", "bench_online.json, 1M rows"),
@@ -166,7 +170,7 @@ def stages(scale: Scale = SCALE) -> list[Stage]:
         Stage("tables, one day more, on Spark", day, day * spark, 0, False, "windows per key"),
         Stage("statistics of codes", scale.impressions, scale.impressions * c["stats_us"] * us, 0, True, "DuckDB, one machine"),
         Stage("codebook: fit", scale.items, c["fit_s"] + scale.items * c["encode_us"] * us,
-              scale.items * c["fit_bytes"] / 1e9, True, "reading the vectors; it learns from a sample"),
+              scale.items * c["fit_bytes"] / 1e9, True, "reading the vectors; holds the encoded ones"),
         Stage("codes of all items, on Spark", scale.items, scale.items * c["publish_us"] * us, 0, False, "distances"),
         Stage("frame, 1 billion rows", 1e9, 1e9 * c["frame_us"] * us, vectors_gb, True, "the driver holds a retrieval"),
         Stage("train, an epoch of 1 billion rows", 1e9, 1e9 * c["train_us"] * us, vectors_gb, True, "rows; item vectors"),

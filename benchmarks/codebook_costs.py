@@ -1,16 +1,20 @@
 """Costs of codebooks of large catalogues: k-means beside faiss, and every command.
 
     python benchmarks/codebook_costs.py kmeans [--rows 1000000] [--dim 384] [--iterations 5] [--rounds 2]
-    python benchmarks/codebook_costs.py commands [--items 100000] [--dim 64] [--work .work/codebook_costs]
+    python benchmarks/codebook_costs.py commands [--items 100000] [--dim 64] [--sizes 256 256 256] [--keep] [--only fit publish]
     python benchmarks/codebook_costs.py shards [--items 100000] [--dim 64] [--rows 1000000] [--work .work/codebook_costs]
     python benchmarks/codebook_costs.py read [--rows 1000000] [--dim 384] [--work .work/codebook_costs]
 
 ``kmeans`` fits three levels of 256 codes on clustered vectors: ours, and the same steps written on faiss, on the same sample
 and with the same number of iterations, in turns in one process; ``peak_mb`` is of a process that fits ours alone, and
-``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own.
+``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own;
+the tables are built with narrow vectors, which wide ones then replace in the table of content. ``--sizes`` fixes the codes per
+level, and ``--only`` runs some commands on the repository that ``--keep`` left. ``assign`` encodes all items as the one shard
+of a publish, and ``publish`` does the rest.
 ``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``
 vectors that come in blocks. ``read`` reads the vectors of a file as a fit does, and as fits did before: through a window of
-DuckDB; ``encode`` also fits the content encoder and encodes all items. Times are processor seconds of one thread. Results go
+DuckDB; ``encode`` also fits the content encoder and encodes all items, and ``mapped`` does so with the vectors in a temporary
+file instead of in memory. Times are processor seconds of one thread. Results go
 to ``benchmarks/results/codebook_costs.json``; cells that are not asked for stay as they were measured.
 """
 
@@ -25,7 +29,8 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "codebook_costs.json"
 SIZES = (256, 256, 256)
 CLUSTERS = 1000
+NARROW = 4
+"""Width of the vectors that tables are built with."""
+GROUP_ROWS = 122_880
 TRIGGERS = 2000
 
 
@@ -142,8 +150,9 @@ def read_cell(path: Path, how: str) -> dict[str, Any]:
     if how == "window":
         items = ItemVectors.from_arrow(table, ["text"])
     else:
-        items = ItemVectors.from_parquet(path, table.column("file_row_number").to_numpy(), ["text"])
-    if how == "encode":
+        spill = path.parent if how == "mapped" else None
+        items = ItemVectors.from_parquet(path, table.column("file_row_number").to_numpy(), ["text"], spill)
+    if how in {"encode", "mapped"}:
         ContentEncoder().fit(items).encode(items)
     rows_mb = round(items.matrices["text"].nbytes / 2**20, 1)
     return {"cpu_s": round(time.process_time() - began, 2), "rows_mb": rows_mb, "peak_mb": peak_mb()}
@@ -165,6 +174,63 @@ def write_vectors(path: Path, rows: int, dim: int) -> None:
             writer.write_table(pa.table({"item_id": ids, "text": vectors}, schema=schema), row_group_size=122_880)
 
 
+def write_content(repo: Path, dim: int, more: int = 0) -> None:
+    """Put vectors of another width into the table of content, or add items to it, and seal it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from sidkit.core.integrity import hashes_of, read_sealed, write_sealed
+
+    tables = repo / "data" / "tables"
+    path, beside = tables / "item_content.parquet", tables / "item_content.new"
+    rng = np.random.default_rng(more)
+    centres = 2 * np.random.default_rng(0).normal(size=(CLUSTERS, dim)).astype(np.float32)
+
+    def with_vectors(part: pa.Table) -> pa.Table:
+        rows = rng.standard_normal((len(part), dim), dtype=np.float32) + centres[rng.integers(CLUSTERS, size=len(part))]
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim).cast(part.schema.field("text").type)
+        return part.set_column(part.schema.get_field_index("text"), part.schema.field("text"), lists)
+
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(beside, file.schema_arrow, compression="zstd") as writer:
+        for group in range(file.num_row_groups):
+            part = file.read_row_group(group)
+            writer.write_table(part if more else with_vectors(part), row_group_size=GROUP_ROWS)
+        if more:
+            added = part.slice(0, more).append_column("number", pa.array(range(more)))
+            ids = pa.array([f"new{number}" for number in range(more)])
+            for name in ("event_timestamp", "created_timestamp"):
+                later = pa.array(
+                    [part.column(name)[-1].as_py() + timedelta(seconds=1)] * more, part.schema.field(name).type
+                )
+                added = added.set_column(added.schema.get_field_index(name), name, later)
+            added = added.set_column(added.schema.get_field_index("item_id"), "item_id", ids).drop_columns("number")
+            writer.write_table(with_vectors(added).cast(file.schema_arrow))
+    beside.rename(path)
+    manifest = read_sealed(tables / "manifest.json")
+    write_sealed(tables / "manifest.json", {**manifest, "files": manifest["files"] | hashes_of(tables, [path.name])})
+
+
+def assign(repo: Path) -> None:
+    """Assign codes to all items as the one shard of a publish."""
+    import sidkit
+
+    sidkit.open(repo).assign_shard("c", "1/1")
+
+
+def fit(repo: Path, sizes: Sequence[int]) -> None:
+    """Fit a codebook, with the default sizes if none are given."""
+    import sidkit
+    from semantic_ids.fitting import CodebookSpec
+    from semantic_ids.lifecycle import fit as fit_codebook
+
+    project = sidkit.open(repo)
+    if not sizes:
+        project.fit("c")
+        return
+    with project.repo.locked():
+        fit_codebook(project.repo, "c", CodebookSpec(sizes=tuple(sizes)))
+
+
 def build(repo: Path) -> None:
     """Ingest, and build the tables."""
     from ranking.pipeline.prepare import end_of_log
@@ -175,6 +241,17 @@ def build(repo: Path) -> None:
     with opened.locked():
         ingest(opened)
         build_tables(opened, end_of_log(opened))
+
+
+def similar(repo: Path) -> dict[str, Any]:
+    """Look up similar items twice; returns the costs of the second time, which reads nothing."""
+    import sidkit
+
+    codebook = sidkit.open(repo).codebook("c")
+    codebook.similar("i5")
+    cpu = time.process_time()
+    codebook.similar("i7")
+    return {"next_cpu_s": round(time.process_time() - cpu, 3)}
 
 
 def hits(repo: Path, kind: str) -> None:
@@ -194,35 +271,39 @@ def hits(repo: Path, kind: str) -> None:
     expected_hits(scores, HitPairs(trigger, target, np.ones(len(trigger), bool), len(vectors)))
 
 
-def command(name: str, repo: Path) -> dict[str, Any]:
+def command(name: str, repo: Path, sizes: Sequence[int] = ()) -> dict[str, Any]:
     """Run one command; returns its costs."""
     import sidkit
 
     commands: dict[str, Callable[[], Any]] = {
         "tables": lambda: build(repo),
-        "fit": lambda: sidkit.open(repo).fit("c"),
-        "publish": lambda: sidkit.open(repo).publish("c"),
+        "fit": lambda: fit(repo, sizes),
+        "assign": lambda: assign(repo),
+        "publish": lambda: sidkit.open(repo).publish("c", shards=1, merge=True),
         "refresh, nothing new": lambda: sidkit.open(repo).refresh("c"),
+        ADDING: lambda: sidkit.open(repo).refresh("c"),
         "report": lambda: sidkit.open(repo).codebook_report("c", repo / "c.html"),
         "health": lambda: sidkit.open(repo).health("c"),
-        "similar": lambda: sidkit.open(repo).codebook("c").similar("i5"),
+        "similar": lambda: similar(repo),
         "export": lambda: sidkit.open(repo).codebook("c").export(repo / "c.parquet"),
         "suffixes": lambda: sidkit.open(repo).suffixes("c"),
         "hit rate of vectors": lambda: hits(repo, "vectors"),
         "hit rate of codes": lambda: hits(repo, "codes"),
     }
     began, cpu = time.perf_counter(), time.process_time()
-    commands[name]()
+    further = commands[name]()
     return {
+        **(further if isinstance(further, dict) else {}),
         "cpu_s": round(time.process_time() - cpu, 2),
         "seconds": round(time.perf_counter() - began, 2),
         "peak_mb": peak_mb(),
     }
 
 
+ADDING = "refresh, 1,000 new items"
 COMMANDS = (
-    "tables", "fit", "publish", "refresh, nothing new", "report", "health", "similar", "export", "suffixes",
-    "hit rate of vectors", "hit rate of codes",
+    "tables", "fit", "assign", "publish", "refresh, nothing new", "report", "health", "similar", "export", "suffixes",
+    "hit rate of vectors", "hit rate of codes", ADDING,
 )  # fmt: skip
 
 
@@ -233,6 +314,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, nargs="+", default=[100_000])
     parser.add_argument("--dim", type=int)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="codes per level (default: chosen at fit)")
+    parser.add_argument("--only", nargs="*", default=[], choices=COMMANDS, help="run these commands only")
+    parser.add_argument("--keep", action="store_true", help="keep the repository")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / ".work" / "codebook_costs")
@@ -254,35 +338,58 @@ def main() -> None:
         asked.work.mkdir(parents=True, exist_ok=True)
         path, read = asked.work / "vectors.parquet", {}
         write_vectors(path, asked.rows, asked.dim or 384)
-        for how in ("file", "encode", "window"):
+        for how in ("file", "encode", "mapped", "window"):
             read[how] = in_a_process(read_cell, path, how)
             keep("read", f"{asked.rows} x {asked.dim or 384}", read)
         path.unlink()
         return
+    for items in asked.items:
+        of_items = {"commands": command_costs, "shards": shard_costs}[asked.part]
+        of_items(asked, items, asked.work / str(items), cells["commands"], keep)
+
+
+Keep = Callable[[str, str, dict[str, Any]], None]
+
+
+def new_repo(folder: Path, items: int, width: int) -> None:
+    """Write a source of invented items, and create a repository of it."""
     from sidkit.datasets.data_repo import create_repo
 
-    dim = asked.dim or 64
-    for items in asked.items:
-        folder = asked.work / str(items)
-        shutil.rmtree(folder, ignore_errors=True)
-        write_source(folder / "source", items, items, False, dim)
-        repo = create_repo(folder / "repo", str(folder / "source")).path
-        if asked.part == "shards":
-            for name in ("tables", "fit"):
-                in_a_process(command, name, repo)
-            for text in ("1/1", "1/2", "2/2"):
-                keep("shards", f"{items} x {dim}, shard {text}", in_a_process(shard, repo, text, dim))
-            continue
-        costs: dict[str, Any] = {}
-        for name in COMMANDS:
-            costs[name] = in_a_process(command, name, repo)
-            keep("commands", f"{items} x {dim}", costs)  # a long run leaves what it measured
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_source(folder / "source", items, items, False, width)
+    create_repo(folder / "repo", str(folder / "source"))
 
-    if asked.part == "shards":
-        for rows in (asked.rows // 4, asked.rows):
-            keep("shards", f"blocks of 65536, {rows} x {dim}", in_a_process(blocks, rows, dim, 65_536))
-            shutil.rmtree(asked.work, ignore_errors=True)
+
+def shard_costs(asked: argparse.Namespace, items: int, folder: Path, _: dict[str, Any], keep: Keep) -> None:
+    """Costs of shards, and of fits of blocks."""
+    dim, repo = asked.dim or 64, folder / "repo"
+    new_repo(folder, items, dim)
+    for name in ("tables", "fit"):
+        in_a_process(command, name, repo)
+    for text in ("1/1", "1/2", "2/2"):
+        keep("shards", f"{items} x {dim}, shard {text}", in_a_process(shard, repo, text, dim))
+    for rows in (asked.rows // 4, asked.rows):
+        keep("shards", f"blocks of 65536, {rows} x {dim}", in_a_process(blocks, rows, dim, 65_536))
+    shutil.rmtree(folder)
+
+
+def command_costs(asked: argparse.Namespace, items: int, folder: Path, known: dict[str, Any], keep: Keep) -> None:
+    """Costs of the commands; those that are not asked for stay."""
+    dim, repo = asked.dim or 64, folder / "repo"
+    if not asked.only:
+        new_repo(folder, items, NARROW)
+    key = f"{items} x {dim}" + (f", sizes {' x '.join(map(str, asked.sizes))}" if asked.sizes else "")
+    before = known.get(key, {}) if asked.only else {}
+    costs: dict[str, Any] = {name: cost for name, cost in before.items() if name != "load"}
+    for name in asked.only or COMMANDS:
+        if name == ADDING:
+            in_a_process(write_content, repo, dim, 1000)
+        costs[name] = in_a_process(command, name, repo, asked.sizes)
+        keep("commands", key, costs)  # a long run leaves what it measured
+        if name == "tables":
+            in_a_process(write_content, repo, dim)
+    if not asked.keep:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

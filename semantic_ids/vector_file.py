@@ -50,7 +50,7 @@ class VectorFile:
         ends = np.flatnonzero(np.diff(ordered) != 1) + 1
         for first, last in zip([0, *ends.tolist()], [*ends.tolist(), len(ordered)], strict=True):
             self._file.seek(int(ordered[first]) * self.shape[1] * 4)
-            left = memoryview(sorted_rows[first:last]).cast("B")
+            left = sorted_rows[first:last].data.cast("B")
             while left:
                 left = left[self._file.write(left) :]
 
