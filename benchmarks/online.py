@@ -17,9 +17,9 @@ random items, after ``gc.freeze``:
 - ``values``, ``values_uncached``, ``values_cold``: the kit's ``read_one`` of one entity, when its row is cached, when only
   another row was read since the last commit, and as the first read after a commit;
 - ``stock``, ``redis``, ``feast``: ``get_online_features(...).to_dict()`` on Feast's stores, and on the packed store;
-- ``raw``: a lower bound: a plain ``sqlite3`` read of the same packed bytes: the hashes of the ids' keys, one statement per
-  view, a list of bytes; ``raw_values``, for one entity: a statement per view by its hash, and the 10 values by ``struct``.
-  Neither compares keys or checksums.
+- ``raw``: a lower bound: a plain ``sqlite3`` read of the same packed bytes: the ids' keys and their hashes, one statement
+  per view, the keys compared, a list of bytes; ``raw_values``, for one entity: a statement per view by hash and key, and the
+  10 values by ``struct``. Neither compares checksums.
 
 Results go to ``benchmarks/results/bench_online.json`` after every run: raw times, shapes, versions, and ratios of medians.
 With ``--only``, one part is measured and printed, and nothing is saved. Ratios use processor time, because waiting on a shared
@@ -187,12 +187,15 @@ def raw_reader(path: Path) -> Any:
     opened, prefix = plain_connection(path)
 
     def read(items: list[str]) -> list[list[bytes]]:
-        keys = hashes_of([prefix + len(item).to_bytes(4, "little") + item.encode() for item in items])
-        fetched = []
+        keys = [prefix + len(item).to_bytes(4, "little") + item.encode() for item in items]
+        hashes, places, fetched = hashes_of(keys), ",".join(["(?)"] * len(keys)), []
         for view in ("stats", "content"):
-            places = ",".join(["(?)"] * len(keys))
-            sql = f'SELECT t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.hash = v.column1'
-            fetched.append([row for (row,) in opened.execute(sql, keys)])
+            sql = (
+                f'SELECT t.key, t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.hash = v.column1'
+            )
+            own, rows = zip(*opened.execute(sql, hashes), strict=True)
+            assert own == tuple(keys)
+            fetched.append(list(rows))
         return fetched
 
     return read
@@ -204,11 +207,12 @@ def raw_values_reader(path: Path) -> Any:
 
     opened, prefix = plain_connection(path)
     stats, content = struct.Struct("<HBI3q3f4q"), struct.Struct("<HB2qI32f")
-    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE hash = ?' for view in ("stats", "content")]
+    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE hash = ? AND key = ?' for view in ("stats", "content")]
 
     def read(items: list[str]) -> dict[str, Any]:
         text = items[0].encode()
-        own = hashes_of([prefix + len(text).to_bytes(4, "little") + text])
+        key = prefix + len(text).to_bytes(4, "little") + text
+        own = (*hashes_of([key]), key)
         [[one], [other]] = (opened.execute(statement, own).fetchone() for statement in statements)
         _, _, _, a, b, c, x, y, z, *codes = stats.unpack_from(one)
         _, _, d, e, _, *vector = content.unpack_from(other)
