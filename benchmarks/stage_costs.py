@@ -42,6 +42,8 @@ from sidkit.core.progress import Progress, StageDone
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "stage_costs.json"
 WIDTH = 64
+COMPARED = ("tables", "codes", "frame", "materialize")
+"""Stages that Spark runs."""
 SIZES = (256, 256, 256)
 """Codes per level for --profiles: the fit, which does not run on Spark, is no part of the comparison."""
 
@@ -202,6 +204,28 @@ def compare_profiles(asked: argparse.Namespace, held: dict[str, Any]) -> None:
         shutil.rmtree(folder)
 
 
+def profile_lines(runs: list[dict[str, Any]]) -> list[str]:
+    """Rows of the page: a stage under each profile, with seconds of the processor and MB."""
+    cells = {
+        (
+            run["impressions"],
+            run["items"],
+            each["stage"],
+            run["profile"],
+        ): f"{each['cpu_s']:,.1f} | {each['peak_mb']:,.0f}"
+        for run in runs
+        for each in run["stages"]
+        if each["stage"] in COMPARED
+    }
+    order = sorted({(*key[:2], COMPARED.index(key[2])) for key in cells})
+    return [
+        f"| {impressions:,} x {items:,} | {COMPARED[at]} | "
+        + " | ".join(cells.get((impressions, items, COMPARED[at], profile), "- | -") for profile in ("local", "spark"))
+        + " |"
+        for impressions, items, at in order
+    ]
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -216,6 +240,7 @@ def main() -> None:
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if asked.profiles:
         compare_profiles(asked, held)
+        print("\n".join(profile_lines(held["profiles"])))
         return
     measured, real = held.get("runs", []), held.get("real", {})
     for impressions in asked.impressions:

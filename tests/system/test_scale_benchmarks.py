@@ -46,6 +46,13 @@ def test_the_figures_of_the_page_are_those_that_the_script_computes(arithmetic: 
     assert arithmetic.written(text, arithmetic.page()) == text, "run `python benchmarks/arithmetic.py --write`"
 
 
+def test_the_figures_of_the_profiles_are_those_of_the_page() -> None:
+    costs = importlib.import_module("stage_costs")
+    page = (ROOT / "docs" / "results" / "scale.md").read_text()
+    lines = costs.profile_lines(json.loads(costs.RESULTS.read_text())["profiles"])
+    assert lines and all(line in page for line in lines)
+
+
 def test_core_hours_grow_with_the_rows_and_a_fit_does_not(arithmetic: ModuleType) -> None:
     twice = dataclasses.replace(arithmetic.SCALE, impressions=2 * arithmetic.SCALE.impressions)
     once, double = (
