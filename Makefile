@@ -78,7 +78,8 @@ SERVICES := spark,s3,dagster
 
 test-services: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,$(SERVICES)]' 'moto[server]>=5'
-	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py
+	$(BIN)/python -m pytest tests/services tests/stores/online tests/semantic_ids/test_catalog.py tests/semantic_ids/test_catalog_postgres.py \
+	  tests/system/test_production_kills.py
 
 # The profiles spark and production compared with local, cell by cell; resumable. Needs what `make test-services` needs, and takes hours
 # on all rows: USERS keeps the events of that many users of a data set.
@@ -99,12 +100,16 @@ real: $(VENV)/.made
 	done
 
 # Kills every life-cycle command at each persistent change and at 20 random times per preset, and rotates codebooks next to
-# readers. Up to an hour.
+# readers. Up to an hour. PROFILE=production does it on a Postgres and a Redis that it starts, without the rotation; it takes longer.
+PROFILE ?= local
+OF_PROFILE := $(if $(filter local,$(PROFILE)),,_$(PROFILE))
+
 kill-storm: $(VENV)/.made
 	rm -rf $(WORK)/kills $(WORK)/rotation && mkdir -p $(WORK)/kills $(WORK)/rotation
-	PYTHONPATH=tests $(BIN)/python tests/system/test_kills.py $(WORK)/kills --all
-	PYTHONPATH=tests $(BIN)/python tests/system/test_rotation.py $(WORK)/rotation 10
-	PYTHONPATH=tests $(BIN)/python tests/system/kill_storm.py --out benchmarks/results/kill_storm.json
+	PYTHONPATH=tests $(BIN)/python tests/system/kill_campaign.py $(WORK)/kills --all --profile $(PROFILE) \
+	  --out benchmarks/results/kill_points$(OF_PROFILE).json
+	$(if $(OF_PROFILE),,PYTHONPATH=tests $(BIN)/python tests/system/test_rotation.py $(WORK)/rotation 10)
+	PYTHONPATH=tests $(BIN)/python tests/system/kill_storm.py --profile $(PROFILE) --out benchmarks/results/kill_storm$(OF_PROFILE).json
 
 # Malformed arguments, tables, settings and rows, damaged files and kills: 5,060 cases. An interrupted run resumes at the same
 # commit. Repeat a single case with `PYTHONPATH=tests .venv/bin/python -m fuzz --only KIND --case N`.

@@ -77,6 +77,11 @@ def retrieved(repo: Repo, path: Path, first_us: int, last_us: int, ttl: timedelt
     return {"cpu_s": round(statistics.median(seconds), 3), "rows": plan.files.rows}, features
 
 
+def bytes_under(folder: Path) -> int:
+    """Size of all files in a folder, manifests included."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +106,7 @@ def main() -> None:
         "rows": given.rows,
         "days": given.days,
         "first_write": {"cpu_s": round(time.process_time() - begin, 2), "days": report.written},
+        "bytes": {"one file": bytes_under(repo.tables), "by day": bytes_under(repo.sources)},
     }
     tenth = (end_us - START_US) // 10
     for name, first_us, last_us, ttl in (

@@ -25,7 +25,7 @@ class ProfileSteps(ProjectBase):
 
         return state_of(self.repo)
 
-    def switch_profile(self, name: str, *, replace_edited: bool = False) -> list[str]:
+    def switch_profile(self, name: str, *, replace_edited: bool = False, artifacts: str | None = None) -> list[str]:
         """Change the stores, the registry and the engine; :data:`sidkit.profiles.switch.NEXT` fills them afterwards.
 
         Parameters
@@ -34,6 +34,9 @@ class ProfileSteps(ProjectBase):
             A key of :data:`sidkit.profiles.PROFILES`.
         replace_edited : bool
             Also replace values that were edited by hand.
+        artifacts : str, optional
+            A URL at which artefacts are shared with other machines, such as ``s3://bucket/prefix``, or ``env:NAME``; it becomes
+            ``artifacts.url`` of ``sidkit.toml``. Default: the present value stays.
 
         Returns
         -------
@@ -43,18 +46,27 @@ class ProfileSteps(ProjectBase):
         Raises
         ------
         ConfigError
-            When there is no such profile, or values that were edited by hand would be lost.
+            When there is no such profile, values that were edited by hand would be lost, or no file system has such a URL.
         MissingExtraError
             When the profile needs a package that is not installed; nothing has been written then.
         """
         from sidkit.profiles.switch import switch_profile
 
-        return switch_profile(self.repo, name, replace_edited=replace_edited)
+        return switch_profile(self.repo, name, replace_edited=replace_edited, artifacts=artifacts)
+
+    def unshared_artifacts(self) -> str | None:
+        """What to do if the profile shares artefacts between machines, but ``artifacts.url`` is empty; None otherwise."""
+        from sidkit.profiles.switch import unshared
+
+        return unshared(self.repo)
 
 
-def refuse_unusable_profile(name: str) -> None:
-    """Raise before a repository is created if the profile is unknown or lacks a package."""
+def refuse_unusable_profile(name: str, artifacts: str | None = None) -> None:
+    """Raise before a repository is created if the profile is unknown or lacks a package, or the URL cannot be used."""
     from sidkit.core.extras import require
     from sidkit.profiles import profile_of
+    from sidkit.profiles.switch import checked_url
 
+    if artifacts is not None:
+        checked_url(artifacts)
     require(*profile_of(name).modules, purpose=f"the profile {name}", extra=name)

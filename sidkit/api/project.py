@@ -306,6 +306,7 @@ def init(
     settings_file: str | Path | None = None,
     impressions: int = 200_000,
     profile: str = "local",
+    artifacts: str | None = None,
 ) -> Project:
     """Create a project. The settings of its source and its attributes are inferred from the data; ``sidkit.toml`` holds them.
 
@@ -328,6 +329,8 @@ def init(
         Number of impressions of a generated data set.
     profile : str
         Stores and engine of the repository: a key of :data:`sidkit.profiles.PROFILES`.
+    artifacts : str, optional
+        A URL at which artefacts are shared with other machines; see :meth:`Project.switch_profile`.
 
     Raises
     ------
@@ -347,7 +350,7 @@ def init(
         raise ConfigError(
             f"expected either data or tables in memory, got data and {', '.join(given)}; drop one of them"
         )
-    refuse_unusable_profile(profile)
+    refuse_unusable_profile(profile, artifacts)
     if given:
         repo = _init_in_memory(Path(path), tables, source, file)
     elif data is None:
@@ -357,8 +360,8 @@ def init(
     else:
         repo = _init_from(Path(path), str(data), impressions, source, file)
     project = Project(repo)
-    if project.profile().name != profile:  # the template is a profile already
-        project.switch_profile(profile)
+    if project.profile().name != profile or artifacts is not None:  # the template is a profile already
+        project.switch_profile(profile, artifacts=artifacts)
     return project
 
 

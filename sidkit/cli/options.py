@@ -51,6 +51,13 @@ SettingsOption = Annotated[
         help="A file with [source]: how columns and values of the data are read. Default: sidkit.toml in the data's folder.",
     ),
 ]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        help="URL at which codebooks and rankers are shared with other machines, such as s3://bucket/prefix or env:NAME.",
+    ),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an id is unknown.")]
 ShardsOption = Annotated[
     int | None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidkit.cli.options import JsonOption, RepoOption
+from sidkit.cli.options import ArtifactsOption, JsonOption, RepoOption
 from sidkit.cli.output import say, show, show_json
+
+if TYPE_CHECKING:
+    from sidkit.api import Project
 
 profile_app = typer.Typer(help="Show and switch the stores, the registry and the engine.", no_args_is_help=True)
 
@@ -41,6 +44,7 @@ def switch(
     replace_edited: Annotated[
         bool, typer.Option("--replace-edited", help="Also replace values that were edited by hand.")
     ] = False,
+    artifacts: ArtifactsOption = None,
 ) -> None:
     """Change the stores, the registry and the engine.
 
@@ -50,9 +54,16 @@ def switch(
     from sidkit.profiles.switch import NEXT
 
     project = sidkit.open(repo)
-    changes = project.switch_profile(name, replace_edited=replace_edited)
+    changes = project.switch_profile(name, replace_edited=replace_edited, artifacts=artifacts)
     for line in changes:
         say(line)
     say(
         f"{project.path}: profile {name}; next: {', '.join(NEXT)}" if changes else f"{project.path}: has {name} already"
     )
+    say_unshared(project)
+
+
+def say_unshared(project: Project) -> None:
+    """Say that artefacts are not shared, where the profile is for several machines."""
+    if (text := project.unshared_artifacts()) is not None:
+        say(text)

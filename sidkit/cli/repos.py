@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sidkit.cli.options import AllowFutureOption, JsonOption, RepoOption, SettingsOption
+from sidkit.cli.options import AllowFutureOption, ArtifactsOption, JsonOption, RepoOption, SettingsOption
 from sidkit.cli.output import say, show, show_json
+from sidkit.cli.profiles import say_unshared
 
 
 def init(
@@ -23,6 +24,7 @@ def init(
     settings: SettingsOption = None,
     impressions: Annotated[int, typer.Option(help="Number of impressions of a generated data set.")] = 200_000,
     profile: Annotated[str, typer.Option(help="Stores and engine: see `sidkit profile show`.")] = "local",
+    artifacts: ArtifactsOption = None,
 ) -> None:
     """Create a repository.
 
@@ -30,8 +32,11 @@ def init(
     """
     import sidkit
 
-    project = sidkit.init(folder, data, settings_file=settings, impressions=impressions, profile=profile)
+    project = sidkit.init(
+        folder, data, settings_file=settings, impressions=impressions, profile=profile, artifacts=artifacts
+    )
     say(f"created a sidkit repository in {project.path}; its settings are in {project.path / 'sidkit.toml'}")
+    say_unshared(project)
 
 
 def doctor(repo: RepoOption = Path(), json_: JsonOption = False) -> None:

@@ -29,6 +29,9 @@ class Profile:
         Optional modules that it needs, keys of :data:`sidkit.core.extras.EXTRAS_OF`.
     variables : tuple of str
         Environment variables that its texts read.
+    shares_artifacts : bool
+        Whether several machines use its catalogue, so that they need ``artifacts.url`` of ``sidkit.toml`` too. The URL is the
+        user's; no profile states one.
     """
 
     name: str
@@ -37,3 +40,4 @@ class Profile:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    shares_artifacts: bool = False

@@ -1,6 +1,7 @@
-"""``production``: an online store on Redis, registry and catalogue in Postgres; tables and training on one machine.
+"""``production``: an online store on Redis, registry and catalogue in Postgres; tables, by day, and training on one machine.
 
-Secrets are in two environment variables. Feast reads them for ``feature_store.yaml``, sidkit for ``sidkit.toml``.
+Secrets are in two environment variables. Feast reads them for ``feature_store.yaml``, sidkit for ``sidkit.toml``. Artefacts are
+shared at the URL that ``sidkit init`` or ``sidkit profile switch`` is given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ POSTGRES, REDIS = "SIDKIT_POSTGRES_URL", "SIDKIT_REDIS_URL"
 
 PRODUCTION = Profile(
     name="production",
-    summary="DuckDB tables and training frames, a packed online store on Redis, registry and catalogue in Postgres",
+    summary="DuckDB tables and training frames, sources by day, a packed online store on Redis, registry and catalogue in "
+    "Postgres, artefacts at a shared URL",
     sections={
         **LOCAL.sections,
         "registry": f"""registry:
@@ -27,7 +29,8 @@ PRODUCTION = Profile(
   url: ${{{REDIS}}}  # redis://USER:PASSWORD@HOST:6379/0, or rediss:// for TLS
 """,
     },
-    settings={"catalog": {"url": f"env:{POSTGRES}", "db_schema": "sidkit"}},
+    settings={"catalog": {"url": f"env:{POSTGRES}", "db_schema": "sidkit"}, "engine": {"partitions": "day"}},
     modules=("redis", "psycopg"),
     variables=(POSTGRES, REDIS),
+    shares_artifacts=True,
 )

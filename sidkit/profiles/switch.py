@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidkit.core.config import Settings
+from sidkit.core.artifact_root import ArtifactRoot
+from sidkit.core.config import FROM_ENVIRONMENT, Settings
 from sidkit.core.errors import ConfigError
 from sidkit.core.extras import require
-from sidkit.core.files import make_private, written_beside
+from sidkit.core.files import make_private, typed_path, written_beside
 from sidkit.core.repo import FEAST_FILE, SETTINGS_FILE, Repo
 from sidkit.core.toml_text import with_value
 from sidkit.profiles import PROFILES, SECTIONS, Profile, profile_of
@@ -22,6 +23,10 @@ from sidkit.profiles.feast_file import read_values, with_sections
 
 NEXT = ("sidkit apply", "sidkit tables build", "sidkit materialize")
 """Commands that fill the stores of a profile after a change to it."""
+
+
+ARTIFACTS = "artifacts.url"
+"""The setting that no profile states: the user's URL, see :attr:`Profile.shares_artifacts`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def state_of(repo: Repo) -> ProfileState:
     return ProfileState(name, differing[name], edited)
 
 
-def switch_profile(repo: Repo, name: str, *, replace_edited: bool = False) -> list[str]:
+def switch_profile(repo: Repo, name: str, *, replace_edited: bool = False, artifacts: str | None = None) -> list[str]:
     """Write the sections and settings of a profile; the repository's data stay as they are.
 
     Parameters
@@ -72,6 +77,8 @@ def switch_profile(repo: Repo, name: str, *, replace_edited: bool = False) -> li
         The profile.
     replace_edited : bool
         Also replace what was edited by hand.
+    artifacts : str, optional
+        A URL for ``artifacts.url``, where artefacts are shared; default: the present one stays.
 
     Returns
     -------
@@ -81,16 +88,23 @@ def switch_profile(repo: Repo, name: str, *, replace_edited: bool = False) -> li
     Raises
     ------
     ConfigError
-        When there is no such profile, or values that were edited by hand would be lost.
+        When there is no such profile, values that were edited by hand would be lost, or no file system has such a URL.
     MissingExtraError
         When the profile needs a package that is not installed; nothing has been written then.
     """
     profile = profile_of(name)
+    if artifacts is not None:
+        artifacts = checked_url(artifacts)
     require(*profile.modules, purpose=f"the profile {name}", extra=name)
     with repo.locked_or_held():
         state, values, stated = state_of(repo), _values_of(repo), _stated_by(profile)
         changed = [place for place, value in stated.items() if values[place] != value]
         lost = [place for place in changed if place in state.edited]
+        shared_now = repo.settings.artifacts.url
+        if artifacts is not None and artifacts != shared_now:
+            values[ARTIFACTS], stated[ARTIFACTS] = shared_now, artifacts
+            changed.append(ARTIFACTS)
+            lost += [ARTIFACTS] if shared_now else []
         if lost and not replace_edited:
             raise ConfigError(
                 f"expected the values of a profile in {repo.path}, got others for {', '.join(lost)}; switching to {name!r} "
@@ -106,6 +120,36 @@ def switch_profile(repo: Repo, name: str, *, replace_edited: bool = False) -> li
         if settings:
             _write_settings(repo, {place: stated[place] for place in settings})
     return [*(f"{FEAST_FILE}: {place}" for place in sections), *(f"{SETTINGS_FILE}: {place}" for place in settings)]
+
+
+def checked_url(url: str) -> str:
+    """A URL for artefacts as it is stored: a path becomes an absolute one. ``env:NAME`` is checked where it is used.
+
+    Raises
+    ------
+    ConfigError
+        When it is empty, or its file system is not installed.
+    """
+    if not url.strip():
+        raise ConfigError(
+            "expected a URL for the artefacts, such as s3://bucket/prefix, file:///mnt/shared or env:NAME, got an empty text"
+        )
+    if url.startswith(FROM_ENVIRONMENT):
+        return url
+    stored = url if ":" in url else f"file://{typed_path(url)}"
+    ArtifactRoot(stored)
+    return stored
+
+
+def unshared(repo: Repo) -> str | None:
+    """What to do if the profile of a repository shares artefacts, but no URL is set; None otherwise."""
+    profile = PROFILES[state_of(repo).name]
+    if not profile.shares_artifacts or repo.settings.artifacts.url:
+        return None
+    return (
+        f"artefacts stay in {repo.path / 'artifacts'}, where other machines cannot read them; to share them, run "
+        f"`sidkit profile switch {profile.name} --artifacts URL` with a URL such as s3://bucket/prefix or file:///mnt/shared"
+    )
 
 
 def _write_settings(repo: Repo, values: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import yaml
 
+from sidkit.core.config import resolved_url
 from sidkit.core.errors import ArtifactError, ConfigError, OnlineStoreError, RepoError
 from sidkit.core.redact import redacted, scrubbed
 from sidkit.core.repo import FEAST_FILE, Repo
@@ -114,10 +115,17 @@ def _of_online(config: Any) -> Iterator[Problem]:
 
 
 def _of_artifacts(repo: Repo) -> Iterator[Problem]:
-    """A shared folder of artefacts that cannot be listed; local copies can still be used."""
+    """A shared folder of artefacts that cannot be listed, though local copies can still be used, or that is not stated."""
     try:
         if (shared := SharedArtifacts.of(repo)) is not None:
             shared.root.names(CODEBOOKS)
+        elif not resolved_url(repo.settings.catalog.url).startswith("sqlite"):
+            yield Problem(
+                "artifacts", "artifacts.url",
+                "machines can share the catalogue, but not the artefacts that it names: those stay in this folder",
+                "If other machines use this catalogue, set it to a URL such as s3://bucket/prefix or file:///mnt/shared "
+                "(`sidkit profile switch production --artifacts URL`), then run `sidkit artifacts push`.", warning=True,
+            )  # fmt: skip
     except (ArtifactError, ConfigError) as error:
         yield Problem("artifacts", "artifacts.url", str(error), "Then run `sidkit doctor` again.", warning=True)
 

@@ -57,7 +57,11 @@ class Points:
         self._files = self._look()
 
     def _look(self) -> dict[str, tuple[int, ...]]:
-        return lasting_files(self.root) if self.at is None else {}
+        return self.lasting() if self.at is None else {}
+
+    def lasting(self) -> dict[str, tuple[int, ...]]:
+        """What a gap would change."""
+        return lasting_files(self.root)
 
     def compare(self, where: str) -> None:
         """Note what changed since the last point."""
@@ -104,9 +108,9 @@ class Points:
         self.around(Path, "replace", lambda path, target: self._file("replace", target))
         self.around(os, "unlink", lambda path, *, dir_fd=None: self._file("unlink", path, dir_fd))
         self.around(os, "rmdir", lambda path, *, dir_fd=None: self._file("rmdir", path, dir_fd))
-        self.around(DefaultDialect, "do_commit", lambda _, connection: _committed(connection))
+        self.around(DefaultDialect, "do_commit", lambda _, connection: self.committed(connection))
         # Feast writes some facts in a savepoint without a transaction around it: its release is a commit.
-        self.around(DefaultDialect, "do_release_savepoint", lambda _, held, __: _committed(held.connection))
+        self.around(DefaultDialect, "do_release_savepoint", lambda _, held, __: _released(held))
         self.around(sa.MetaData, "create_all", lambda _, bind, **__: _making(bind))
         connect = sqlite3.connect
         sqlite3.connect = lambda *where, **named: connect(*where, factory=_Connection, **named)  # type: ignore[assignment]
@@ -122,6 +126,10 @@ class Points:
         self.around(erase, "compact", lambda opened: _if_online(opened, "compacting of"))
         self.around(VectorCache, "__init__", lambda *_: "making of vectors")
         self.around(VectorCache, "put", lambda *_, **__: "commit of vectors")
+
+    def committed(self, connection: Any) -> str | None:
+        """The database that a commit changes, if it changes one."""
+        return _committed(connection) if connection.in_transaction else None
 
     def _file(self, verb: str, path: Any, folder: int | None = None) -> str | None:
         full = Path(os.readlink(f"/proc/self/fd/{folder}") if folder is not None else "", path).absolute()  # noqa: PTH115
@@ -155,14 +163,19 @@ def _if_online(opened: sqlite3.Connection, verb: str) -> str | None:
     return f"{verb} {name}" if name == "online.sqlite" else None
 
 
-def _committed(connection: Any) -> str | None:
-    """The database that a commit changes, if it changes one."""
-    if not connection.in_transaction:
-        return None
+def _released(held: Any) -> str | None:
+    """The file of SQLite that the release of a savepoint changes; in Postgres only a commit changes something."""
+    is_changed = held.dialect.name == "sqlite" and held.connection.in_transaction
+    return _committed(held.connection) if is_changed else None
+
+
+def _committed(connection: Any) -> str:
     return f"commit {Path(connection.cursor().execute('PRAGMA database_list').fetchone()[2]).name}"
 
 
 def _making(engine: Any) -> str | None:
-    """The database whose tables are made, if it has none yet."""
+    """The file whose tables are made, if it has none yet; in Postgres that is a commit."""
+    if engine.dialect.name != "sqlite":
+        return None
     path = Path(engine.url.database)
     return None if path.exists() and path.stat().st_size else f"making of {path.name}"

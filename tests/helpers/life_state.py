@@ -25,10 +25,10 @@ from sidkit.core.repo import Repo
 
 WALL_CLOCK = "assigned_at_us"
 _VARIES = re.compile(
-    r'"generation": \d+|("[^"]+": )?"[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \{[^}]*\}'
+    r'"generation": \d+|("[^"]+": )?"[0-9a-f]{64}"|"manifest_hash": "[0-9a-f]{16}"|"assignments": \{[^}]*\}|"\d{10,}"'
 )
-"""How often the tables were built anew (a rebuild that is asked for twice counts twice), hashes of files, which hold the wall
-clock, when codes were assigned, and keyed hashes of users, whose key is drawn."""
+"""How often the tables were built anew (a rebuild that is asked for twice counts twice), hashes of files and of days' rows,
+which hold the wall clock, when codes were assigned, and keyed hashes of users, whose key is drawn."""
 IMPORTED_ONCE = (
     "torch._dynamo", "faiss", "safetensors.numpy", "safetensors.torch", "feast.repo_operations",
     "sidkit.stores.online.sqlite_store", "sidkit.stores.online.compute_engine", "feast.infra.compute_engines.local.compute",
@@ -41,7 +41,15 @@ IMPORTED_ONCE = (
 )  # fmt: skip
 
 
-def import_rooms() -> None:
+IMPORTED_FOR_SERVICES = (
+    "redis",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sidkit.stores.online.redis_store",
+)
+
+
+def import_rooms(further: Sequence[str] = ()) -> None:
     """Import all that commands import while they run, so that a fork begins where its own work begins."""
     import importlib
 
@@ -50,7 +58,7 @@ def import_rooms() -> None:
     from sidkit.stores.quiet_import import quiet_feast
 
     quiet_feast()
-    for name in IMPORTED_ONCE:
+    for name in (*IMPORTED_ONCE, *further):
         importlib.import_module(name)
     _command()
     # The first online store of a process lets the garbage collector off what was imported: here it does so for all forks.
@@ -158,10 +166,15 @@ def _online_tables(repo: Repo) -> Iterator[tuple[str, list[str]]]:
         return
     file = PackedFile(repo.data / "online.sqlite", 1.0)
     with file.reading() as reading:
-        for view in reading.views():
-            layouts = [f"{number}: {layout}" for number, layout in reading.layouts(view).items()]
-            yield view, [*layouts, *online_rows(reading, view)]
+        yield from online_of(reading)
     file.close()
+
+
+def online_of(reading: Any) -> Iterator[tuple[str, list[str]]]:
+    """Every view of a packed store, with its layouts and rows."""
+    for view in reading.views():
+        layouts = [f"{number}: {layout}" for number, layout in reading.layouts(view).items()]
+        yield view, [*layouts, *online_rows(reading, view)]
 
 
 def online_rows(reading: Any, view: str) -> list[str]:

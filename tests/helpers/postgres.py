@@ -48,7 +48,7 @@ def postgres_server() -> Iterator[str]:
         port = free_port()
         settings = {
             "port": str(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "fsync": "off",
-            "shared_buffers": "16MB", "max_connections": "40",
+            "shared_buffers": "16MB", "max_connections": "40", "autovacuum": "off",
         }  # fmt: skip
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(

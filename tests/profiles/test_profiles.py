@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,64 @@ def test_a_section_ends_at_the_next_key() -> None:
 )
 def test_one_value_of_a_settings_file_is_replaced(text: str, expected: str) -> None:
     assert with_value(text, "engine", "threads", 3) == expected
+
+
+@pytest.fixture
+def shares(monkeypatch: pytest.MonkeyPatch) -> Profile:
+    shared = replace(OTHER, shares_artifacts=True)
+    monkeypatch.setitem(PROFILES, "other", shared)
+    return shared
+
+
+@pytest.mark.usefixtures("shares")
+def test_a_profile_for_several_machines_takes_the_url_of_their_artefacts(repo: Repo, tmp_path: Path) -> None:
+    assert switch_profile(repo, "other", artifacts=f"file://{tmp_path}/shared")[-1] == "sidkit.toml: artifacts.url"
+    assert repo.settings.artifacts.url == f"file://{tmp_path}/shared"
+    assert sidkit.profiles.switch.unshared(repo) is None
+    assert switch_profile(repo, "other", artifacts=f"file://{tmp_path}/shared") == []
+    with pytest.raises(ConfigError, match=r"got others for artifacts\.url"):
+        switch_profile(repo, "other", artifacts="env:ELSEWHERE")
+    assert switch_profile(repo, "other", artifacts="env:ELSEWHERE", replace_edited=True) == [
+        "sidkit.toml: artifacts.url"
+    ]
+    switch_profile(repo, "local")
+    assert repo.settings.artifacts.url == "env:ELSEWHERE", "no profile states it, so none takes it away"
+    assert state_of(repo).changed == ()
+
+
+@pytest.mark.usefixtures("shares")
+def test_a_path_of_artefacts_is_stored_as_an_absolute_url(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    switch_profile(repo, "other", artifacts="shared")
+    assert repo.settings.artifacts.url == f"file://{tmp_path.resolve()}/shared"
+
+
+@pytest.mark.usefixtures("shares")
+@pytest.mark.parametrize(
+    ("url", "message"), [(" ", "expected a URL"), ("nothing://x", "file system that is installed")]
+)
+def test_a_url_that_no_file_system_has_is_refused_before_anything_is_written(
+    repo: Repo, tmp_path: Path, url: str, message: str
+) -> None:
+    before = texts(repo)
+    with pytest.raises(ConfigError, match=message):
+        switch_profile(repo, "other", artifacts=url)
+    assert texts(repo) == before
+    with pytest.raises(ConfigError, match=message):
+        sidkit.init(tmp_path / "new", profile="other", artifacts=url)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("shares")
+def test_the_commands_say_what_is_missing_if_no_url_is_given(tmp_path: Path) -> None:
+    path, hint = tmp_path / "repo", "sidkit profile switch other --artifacts URL"
+    said = ask_well("init", path, "--profile", "other")
+    assert hint in " ".join((said.out + said.err).split())
+    said = ask_well("profile", "switch", "other", "--repo", path, "--artifacts", tmp_path / "shared")
+    assert hint not in " ".join((said.out + said.err).split())
+    assert Repo.open(path).settings.artifacts.url == f"file://{tmp_path}/shared"
+    said = ask_well("init", tmp_path / "second", "--profile", "other", "--artifacts", "memory://shop")
+    assert hint not in said.out + said.err
+    assert Repo.open(tmp_path / "second").settings.artifacts.url == "memory://shop"

@@ -1,4 +1,7 @@
-"""The profile production: the same features as the profile local, also after commands that were killed."""
+"""The profile production: the same features as the profile local, also after commands that were killed.
+
+Its sources are folders of days, those of the local twin one file per table.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from helpers.commands import ask
 from helpers.life_state import online_rows, registered
 from helpers.life_steps import CLICKS, fit
 from helpers.online_builders import free_port
+from helpers.own_services import MARK, own_services
 from semantic_ids.catalog import Catalog
 from sidkit.core.clock import iso
 from sidkit.core.repo import Repo
@@ -50,8 +54,6 @@ KILLED = {
 """Points at which a command is killed, one after the other, before it is run undisturbed."""
 KILL = "import os; from helpers.service_points import kill_at; kill_at(int(os.environ['KILL_AT'])); "
 RUN = "from sidkit.cli import main; main()"
-MARK = "s3cret"
-"""Part of the passwords: it must be in no file and no output."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,7 @@ class Twins:
 @pytest.fixture(scope="module")
 def services(postgres_url: str, redis_address: str) -> dict[str, str]:
     """The environment of a production repository: a database, and a user of the Redis server, of its own."""
-    import sqlalchemy as sa
-    from redis import Redis
-
-    name = f"test_{secrets.token_hex(6)}"
-    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE ROLE {name} LOGIN PASSWORD '{MARK}-postgres'"))
-        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER {name}"))
-    url = engine.url.set(username=name, password=f"{MARK}-postgres", database=name)
-    client = Redis.from_url(f"redis://{redis_address}/0")
-    client.acl_setuser(name, enabled=True, passwords=[f"+{MARK}-redis"], keys=["*"], categories=["+@all"])
-    return {
-        POSTGRES: url.render_as_string(hide_password=False),
-        REDIS: f"redis://{name}:{MARK}-redis@{redis_address}/0",
-    }
+    return own_services(postgres_url, redis_address)
 
 
 def made(folder: Path, profile: str) -> Repo:
@@ -154,6 +142,10 @@ def test_catalogue_and_registry_hold_the_same(twins: Twins) -> None:
         json.loads(re.sub(r"/(local|production)/", "/", json.dumps(registered(repo), default=str)))
         for repo in (twins.production, twins.local)
     )
+    by_day = [path for _, path in found["sources"] if "/data/sources/" in path]
+    assert {Path(path).name for path in by_day} >= {"item_content", "item_stats", "user_history", "user_stats"}
+    for source in found["sources"]:
+        source[1] = re.sub(r"/data/sources/(\w+)", r"/data/tables/\1.parquet", source[1])
     assert found == expected
 
 

@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -29,8 +28,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from helpers.builders import fresh_repo
-from helpers.life_state import command, differences, forked, import_rooms, state
+from helpers.kill_places import KillPlace, begun, copy, place_of
+from helpers.life_state import IMPORTED_FOR_SERVICES, command, differences, forked, import_rooms
 from helpers.life_steps import SHOP, HashedTexts, Step, lines
+from helpers.no_sync import wait_for_no_disk
 from helpers.pretrained_builders import TITLES, write_items
 from semantic_ids.catalog import read_definitions
 from sidkit.core.repo import Repo
@@ -122,32 +123,32 @@ def ran_for(repo: Repo, step: Step, seconds: float) -> float | None:
     return None if os.WIFSIGNALED(os.waitpid(child, 0)[1]) else seconds
 
 
-def kills_of(folder: Path, path: Path, step: Step, kills: int, draw: random.Random) -> dict[str, Any]:
+def kills_of(place: KillPlace, step: Step, kills: int, draw: random.Random) -> dict[str, Any]:
     """Kill one step so many times; the repo is left as an undisturbed run leaves it."""
-    kept, done = folder / "before", folder / "after"
+    folder, path = place.folder, place.path
 
     def undisturbed() -> dict[str, Any]:
         began = time.monotonic()
         runs(Repo.open(path), step)
-        return {"seconds": time.monotonic() - began, "state": state(Repo.open(path))}
+        return {"seconds": time.monotonic() - began, "state": place.state()}
 
     def again() -> dict[str, Any]:
-        if (path / "data" / "catalog.sqlite").exists():
+        if place.applies_at_once():
             read_definitions(path)  # `feast apply` would work at once
         runs(Repo.open(path), step)
-        return state(Repo.open(path))
+        return place.state()
 
     if step.before:
         before = step.before
         assert (told := forked(folder, lambda: before(Repo.open(path)))) is None, told["error"]
-    copy(path, kept)
+    place.keep("before")
     expected = forked(folder, undisturbed)
     assert "error" not in expected, expected["error"]
-    copy(path, done)
+    place.keep("after")
     moments: list[float] = []
     ended, wrong, seconds = 0, [], expected["seconds"]
     while len(moments) < kills and ended < 5 * kills:
-        copy(kept, path)
+        place.restore("before")
         moment = draw.uniform(0, seconds)
         took = ran_for(Repo.open(path), step, moment)
         if took is not None:
@@ -157,20 +158,15 @@ def kills_of(folder: Path, path: Path, step: Step, kills: int, draw: random.Rand
         wrong += [
             {"moment": moments[-1], "what": what} for what in differences(expected["state"], forked(folder, again))
         ]
-    copy(done, path)
+    place.restore("after")
     return {
         "step": step.name, "command": step.command, "seconds": round(expected["seconds"], 3), "kills": len(moments),
         "ended_before_the_kill": ended, "moments": moments, "wrong": wrong,
     }  # fmt: skip
 
 
-def copy(there: Path, path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    shutil.copytree(there, path)
-
-
 def storm(
-    folder: Path,
+    place: KillPlace,
     presets: Iterable[str],
     kills: int,
     seed: int = 0,
@@ -181,14 +177,14 @@ def storm(
 
     ``told`` is called after each step with what is known by then; the same is returned at the end.
     """
-    began, draw = time.monotonic(), random.Random(seed)
+    began, draw, folder = time.monotonic(), random.Random(seed), place.folder
     found: dict[str, list[dict[str, Any]]] = {}
     chosen = set(only)
 
     def result(*, complete: bool = False) -> dict[str, Any]:
         steps = [step for listed in found.values() for step in listed]
         return {
-            "complete": complete, "kills": sum(step["kills"] for step in steps),
+            "complete": complete, "profile": place.profile, "kills": sum(step["kills"] for step in steps),
             "wrong": sum(len(step["wrong"]) for step in steps), "seed": seed, "seconds": round(time.monotonic() - began, 1),
             "versions": versions(), "steps": found,
         }  # fmt: skip
@@ -197,16 +193,16 @@ def storm(
         found[label] = []
         for step in steps:
             asked = kills if not chosen or step.name in chosen else 0
-            found[label].append(kills_of(folder, folder / "repo", step, asked, draw))
+            found[label].append(kills_of(place, step, asked, draw))
             told(result())
 
-    assert (begun := forked(folder, lambda: begin(folder))) is None, begun["error"]
+    begun(place, begin)
     each("ground", GROUND)
     copy(folder / "source", folder / "source_before")
-    copy(folder / "repo", folder / "repo_before")
+    place.keep("repo_before")
     for preset in presets:
         copy(folder / "source_before", folder / "source")
-        copy(folder / "repo_before", folder / "repo")
+        place.restore("repo_before")
         each(preset, life_of(preset))
     return result(complete=True)
 
@@ -216,6 +212,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="The JSON file of results.")
     parser.add_argument("--presets", default="rqkmeans,saviorrec,smile", help="Shipped presets, separated by commas.")
     parser.add_argument("--only", default="", help="Kill these steps only, separated by commas.")
+    parser.add_argument("--profile", choices=("local", "production"), default="local")
     parser.add_argument("--kills", type=int, default=20, help="Kills per step.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the moments, as shares of the time a step takes.")
     asked = parser.parse_args()
@@ -228,10 +225,14 @@ def main() -> int:
         print(f"{label:<10} {step['step']:<18} {step['kills']:>3} kills in {step['seconds']:.2f} s{wrong}", flush=True)  # noqa: T201
         asked.out.write_text(json.dumps(found, indent=1) + "\n")
 
-    import_rooms()
-    with tempfile.TemporaryDirectory(prefix="kill-storm-") as folder:
+    wait_for_no_disk()  # kills lose nothing that the system has
+    import_rooms(IMPORTED_FOR_SERVICES if asked.profile != "local" else ())
+    with (
+        tempfile.TemporaryDirectory(prefix="kill-storm-") as folder,
+        place_of(asked.profile, Path(folder)) as place,
+    ):
         presets, only = asked.presets.split(","), filter(None, asked.only.split(","))
-        found = storm(Path(folder), presets, asked.kills, asked.seed, only, keep)
+        found = storm(place, presets, asked.kills, asked.seed, only, keep)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['kills']} kills, {found['wrong']} wrong, {found['seconds']:.0f} s")  # noqa: T201
     return int(found["wrong"] > 0)

@@ -1,50 +1,29 @@
 """Each command is killed at every point where something becomes lasting, and then run again.
 
-The tests run :func:`main` once in a process of its own: one that has imported everything and forks a child for each run, so
-that hundreds of kills cost the imports of one. A child is killed by SIGKILL before or after a rename, a removal, a commit
-(of the catalogue, of Feast's registry or of the online store) or a step within a transaction of the online store. Another
-child runs the same command again, and what is then on disk must be what an undisturbed run leaves. That the points are all
-there is, is checked too: in an undisturbed run no file may change between two points.
+The tests run :func:`kill_campaign.main` once in a process of its own. That the points are all there is, is checked too:
+in an undisturbed run no file may change between two points. ``tests/services/test_production_kills.py`` does the same on
+servers.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import re
-import sys
 import tomllib
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from helpers.builders import run_apart
-from helpers.kill_points import Points, lasting_files
-from helpers.life_state import command, differences, forked, import_rooms, state
-from helpers.life_steps import PRESETS, STEPS, HashedTexts, Step, begin
-from helpers.switched import switched
-from kill_storm import copy
-from kill_storm import kills_of as killed_at_random
-from semantic_ids.catalog import read_definitions
+from helpers.life_steps import PRESETS, STEPS
+from helpers.places import ROOT
+from kill_campaign import IN_CI, RANDOM_KILLS, READING, main
 from sidkit.cli import build_app
-from sidkit.cli.codebook_quality import STALE
-from sidkit.core.repo import Repo
 from sidkit.presets import preset_path
 
 pytestmark = pytest.mark.own_store("online", "the points at which it is killed are those of the packed file")
 
-REGISTRY_KILLS = 2
-ALL = "--all"
-"""Of this file as a script: kill at all points of all steps."""
-READING = (
-    ("codebooks", "list"), ("codebooks", "show", "new"), ("codebooks", "codes", "--items", "i001,nothing"),
-    ("codebooks", "items", "--codes", "0"), ("codebooks", "health", "new"), ("ranker", "list"),
-    ("codebooks", "similar", "i001"),
-    ("audit",), ("doctor",),
-)  # fmt: skip
 ELSEWHERE = {
     "init": "test_repo.py", "data check": "writes rejects only", "data synthetic": "one rename: test_synthetic.py",
     "codebooks assign": "one rename: test_assign_shards.py, killed", "codebooks pairs": "one rename: test_pair_shards.py",
@@ -69,7 +48,6 @@ ELSEWHERE = {
 CATALOGUE, REGISTRY = "commit catalog.sqlite", "commit registry.sqlite"
 ONLINE = {"commit online.sqlite", "closing of online.sqlite"}
 """A connection that closes moves the write-ahead log into the file."""
-CLOSINGS = {f"{when} closing of online.sqlite" for when in ("before", "after")}
 COUNTS = ("code_stats_*", "user_code_stats_*")
 COUNTED = {f"replace {each}.json" for each in COUNTS}
 RECOUNTED = {*COUNTED, *(f"replace {each}.parquet" for each in COUNTS)}
@@ -135,10 +113,6 @@ KINDS: dict[str, set[str]] = {
     )},
 }  # fmt: skip
 """The kinds of points of each step, ``*`` for a codebook's name: the list that a new kind has to be put into."""
-IN_CI = [step for step in STEPS if not step.name.endswith((" saviorrec", " smile"))]
-"""Codebooks of the other presets are killed by ``make kill-storm`` only: the same steps, with other arrays."""
-RANDOM_KILLS = {"publish": 1, "purge": 1}
-"""Steps that are killed at random moments too, and how often; ``make kill-storm`` does it at length."""
 
 
 @pytest.fixture(scope="module")
@@ -213,118 +187,14 @@ def test_the_codebooks_here_are_of_the_kinds_of_the_shipped_presets(preset: str)
     )
 
 
-def opened_at(path: Path) -> Repo:
-    return Repo.open(path)
-
-
-def run_step(repo: Repo, step: Step, points: Points | None) -> None:
-    import semantic_ids.pretrained.embed
-
-    semantic_ids.pretrained.embed.TextEmbedder = HashedTexts  # type: ignore[assignment, misc]
-    if points:
-        points.watch()
-    told = repo.path.parent / "told.txt"
-    assert command(step.line(repo), told) == 0, told.read_text()
-
-
-def chosen(points: list[str], most: int) -> list[int]:
-    """The points to kill at, so many as are asked for; of the commits of Feast's registry some. Spread evenly.
-
-    What is on disk after a change is there before the next one too, so of two such points only the second counts.
-    """
-    after = {number for number, point in enumerate(points[:-1]) if point.startswith("after")}
-    apart = [
-        number for number in range(len(points)) if number not in after or not points[number + 1].startswith("before")
-    ]
-    registry = [number for number in apart if "registry" in points[number]]
-    passed_over = set(registry) - set(spread(registry, REGISTRY_KILLS))
-    left = [number for number in apart if number not in passed_over]
-    return spread(left, most)
-
-
-def spread(numbers: list[int], most: int) -> list[int]:
-    """At most so many of them, the last one too."""
-    step = max(1, (len(numbers) - 1) / max(1, most - 1)) if numbers else 1
-    return sorted({numbers[-1 - int(step * count)] for count in range(most) if step * count < len(numbers)})
-
-
-def kills_of(folder: Path, path: Path, step: Step) -> dict[str, Any]:
-    """Kill one step at each of its points; the repo is left as an undisturbed run leaves it."""
-    kept, done = folder / "before", folder / "after"
-
-    def undisturbed() -> dict[str, Any]:
-        points = Points(path)
-        run_step(opened_at(path), step, points)
-        points.compare("the end")
-        return {"points": list(points.seen), "gaps": list(points.gaps), "state": state(opened_at(path))}
-
-    def again() -> dict[str, Any]:
-        if (path / "data" / "catalog.sqlite").exists():
-            read_definitions(path)  # `feast apply` would work at once
-        run_step(opened_at(path), step, None)
-        return state(opened_at(path))
-
-    if step.before:
-        before = step.before
-        assert (told := forked(folder, lambda: before(opened_at(path)))) is None, told["error"]
-    copy(path, kept)
-    told = forked(folder, undisturbed)
-    assert "error" not in told, told["error"]
-    copy(path, done)
-    kills = []
-    every = range(len(told["points"]))
-    for number in every if ALL in sys.argv else chosen(told["points"], step.most):
-        copy(kept, path)
-        at = Points(path, number)
-        killed = forked(folder, lambda at=at: (run_step(opened_at(path), step, at), at.seen)[1])
-        if killed == "killed":
-            wrong = differences(told["state"], forked(folder, again))
-        elif "offline" in switched() and set(killed) | CLOSINGS == set(told["points"]) | CLOSINGS:
-            # It ended before it came so far: Feast's own offline store hands rows over in more batches or fewer, and what
-            # nothing holds any more is closed when the garbage collector likes.
-            wrong = differences(told["state"], forked(folder, lambda: state(opened_at(path))))
-            if not wrong:
-                continue
-        else:
-            wrong = [f"not killed: {killed}"]
-        kills.append({"point": f"{number}: {told['points'][number]}", "wrong": wrong})
-    copy(done, path)
-    return {"command": step.command, "points": told["points"], "gaps": told["gaps"], "kills": kills}
-
-
-def changed_by_reading(path: Path, arguments: tuple[str, ...]) -> list[str]:
-    """The files that a command changed."""
-    before = lasting_files(path)
-    told = path.parent / "told.txt"
-    assert command([*arguments, "--repo", path], told) in {0, STALE}, told.read_text()
-    after = lasting_files(path)
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-
-
-def main(folder: Path) -> int:
-    import_rooms()
-    path = folder / "repo"
-    assert forked(folder, lambda: begin(folder) and None) is None
-    found: dict[str, Any] = {"at random": {}, "reading": {}}
-    draw = random.Random(0)
-    steps = STEPS if ALL in sys.argv else IN_CI
-    for step in steps:
-        found[step.name] = kills_of(folder, path, step)
-        if step.name in RANDOM_KILLS:
-            copy(folder / "before", path)
-            again = replace(step, before=None)
-            found["at random"][step.name] = killed_at_random(folder, path, again, RANDOM_KILLS[step.name], draw)
-        if step.name == "refresh":
-            for arguments in READING:
-                found["reading"][" ".join(arguments)] = forked(
-                    folder, lambda told=arguments: changed_by_reading(path, told)
-                )
-    (folder / "campaign.json").write_text(json.dumps(found, indent=1))
-    kills = [kill for step in steps for kill in found[step.name]["kills"]]
-    wrong = sum(bool(kill["wrong"]) for kill in kills)
-    print(f"{len(kills)} kills at {sum(len(found[step.name]['points']) for step in steps)} points, {wrong} wrong")  # noqa: T201
-    return wrong
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])) > 0)
+def test_the_figures_of_the_page_are_those_that_were_measured() -> None:
+    results, page = ROOT / "benchmarks" / "results", (ROOT / "docs" / "results" / "faults.md").read_text()
+    local, production = (
+        json.loads((results / f"kill_points{profile}.json").read_text()) for profile in ("", "_production")
+    )
+    storm = json.loads((results / "kill_storm.json").read_text())
+    rows = {"points": "points", "kills": "kills at points", "gaps": "changes between two points", "wrong": "wrong"}
+    for key, row in rows.items():
+        assert f"| {row} | {local[key]} | {production[key]} |" in page
+    assert f"| kills at random moments | {storm['kills']} | {production['random_kills']} |" in page
+    assert storm["wrong"] == local["random_wrong"] == production["random_wrong"] == 0

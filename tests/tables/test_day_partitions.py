@@ -237,3 +237,5 @@ def test_the_figures_of_the_guide_are_those_that_were_measured() -> None:
         assert f"| {one_file['cpu_s']} s | {by_day['cpu_s']} s | {by_day['rows']:,} |" in page
     for name in ("one row fewer", "first_write"):
         assert f"{measured[name]['cpu_s']} s" in page
+    held = measured["bytes"]
+    assert f"{held['one file'] / 1e6:.0f} MB" in page and f"{held['by day'] / 1e6:.0f} MB more as days" in page
