@@ -185,39 +185,30 @@ class Comparison:
                     frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key)
             arms, budget = self.skipped.possible(options.arms), None
             if options.equal_budgets and CODES_AS_FEATURES in arms:
-                base = frames[keys[CODES_AS_FEATURES]]
-                budget_inputs = [inputs, asdict(caps), base.codebook, *_start_of(base.split)]
-                budget = self._budget(f"budget:o{origin.number}", budget_inputs, base)
-            frame_of = {arm: (keys[arm], frames[keys[arm]]) for arm in arms}
-            self._add_trials(origin, arms, frame_of, budget, [inputs, asdict(caps)], trials, loss_trials)
-        arms = self.skipped.possible(options.arms)  # an arm of the latest origin may be impossible at an earlier one
+                budget = self._budget(
+                    f"budget:o{origin.number}", [inputs, asdict(caps)], frames[keys[CODES_AS_FEATURES]]
+                )
+            for arm in members_first(arms):
+                spec = arms[arm]
+                trial = Trial(arm, 0, origin.number, keys[arm], "", budget if spec.kind == "neural" else None)
+                frame_of = frames[keys[arm]]
+                trial_inputs = [inputs, asdict(caps), frame_of.codebook, *_start_of(frame_of.split)]
+                trial_inputs += control_inputs(frame_of.controls, spec, options.spec)
+                trials += self._seeds_of(trial, spec, trial_inputs, trials)
+                for loss in losses_of(spec, options.spec.model) if origin.number == 0 else ():
+                    without = replace(trial, without=loss)
+                    changed = without_loss(spec, options.spec.model, loss)
+                    loss_trials += self._seeds_of(without, changed, trial_inputs)
+        return self._plan_of(frames, trials, loss_trials), origins
+
+    def _plan_of(self, frames: Mapping[str, Frame], trials: Sequence[Trial], loss_trials: Sequence[Trial]) -> Plan:
+        """The plan of the arms that no time origin skips; one of the latest origin may be impossible at an earlier one."""
+        arms = self.skipped.possible(self.options.arms)
         order = list(arms)
         trials, loss_trials = ([trial for trial in each if trial.arm in arms] for each in (trials, loss_trials))
         trials.sort(key=lambda trial: (trial.origin, order.index(trial.arm), trial.seed))
         every = (tuple(trials), tuple(loss_trials))
-        return Plan(self.repo.path, self.folder, options.spec, arms, frames, *every), origins
-
-    def _add_trials(
-        self,
-        origin: TimeOrigin,
-        arms: Mapping[str, ComparedArm],
-        frame_of: Mapping[str, tuple[str, Frame]],
-        budget: int | None,
-        inputs: list[Any],
-        trials: list[Trial],
-        loss_trials: list[Trial],
-    ) -> None:
-        """Add the trials of an origin, and those without each loss; ``frame_of`` has the key and the frame of each arm."""
-        for arm in members_first(arms):
-            spec, (key, frame) = arms[arm], frame_of[arm]
-            trial = Trial(arm, 0, origin.number, key, "", budget if spec.kind == "neural" else None)
-            trial_inputs = [*inputs, frame.codebook, *_start_of(frame.split)]
-            trial_inputs += control_inputs(frame.controls, spec, self.options.spec)
-            trials += self._seeds_of(trial, spec, trial_inputs, trials)
-            for loss in losses_of(spec, self.options.spec.model) if origin.number == 0 else ():
-                without = replace(trial, without=loss)
-                changed = without_loss(spec, self.options.spec.model, loss)
-                loss_trials += self._seeds_of(without, changed, trial_inputs)
+        return Plan(self.repo.path, self.folder, self.options.spec, arms, frames, *every)
 
     def _codebook(self, stem: str, spec: CodebookSpec, origin: TimeOrigin, at_us: Ints, inputs: Any, key: str) -> str:
         """Fit and publish a codebook before the rows that its rankers train on; returns its name."""
@@ -290,7 +281,13 @@ class Comparison:
             parameters = parameters_before_training(context, CODES_AS_FEATURES, spec)
             return StageResult(len(context.train), {"parameters": parameters})
 
-        stage_inputs = [*inputs, spec.trained_by(), _trained_by(self.options.spec)]
+        stage_inputs = [
+            *inputs,
+            frame.codebook,
+            *_start_of(frame.split),
+            spec.trained_by(),
+            _trained_by(self.options.spec),
+        ]
         return int(self.stages.run(name, stage_inputs, count).facts["parameters"])
 
     def _train(self, plan: Plan) -> None:
