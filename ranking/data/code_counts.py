@@ -184,12 +184,12 @@ class _Read:
         deepest = codes[row, : max(reader.depths)]
         prefix, places, of_row = np.unique(_group(deepest, deepest.shape[1]), return_index=True, return_inverse=True)
         shape = (max(len(users), 1), max(len(prefix), 1), max(len(moments), 1))
-        distinct, place = np.unique(np.ravel_multi_index((user, of_row.ravel(), moment), shape), return_inverse=True)
+        place, distinct = pd.factorize(np.ravel_multi_index((user, of_row.ravel(), moment), shape))
         of_user, of_prefix, of_moment = np.unravel_index(distinct, shape)
         keys = {"user_id": users[of_user]}
         for depth in reader.depths:
             keys[prefix_column(depth)] = prefix_keys(reader.codebook, deepest[places], depth)[of_prefix]
-        return cls(reader.read(keys, moments[of_moment]) if len(row) else {}, len(codes), row, place.ravel())
+        return cls(reader.read(keys, moments[of_moment]) if len(row) else {}, len(codes), row, place)
 
     def column(self, view: str, name: str) -> Doubles:
         """A column of all rows, ``float64 [rows]``; NaN where unknown."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ranking.data.feature_views import string_array
 from ranking.data.grown import Grown
 from ranking.data.item_table import ItemTableBuilder
 from sidkit.core.arrays import Ints, one_chunk
+from sidkit.core.distinct import pair_keys
 from sidkit.stores.offline.plan import ViewRows
 
 ContentLookup = Callable[[npt.NDArray[np.object_], Ints], Mapping[str, ViewRows]]
@@ -72,9 +74,9 @@ class HistoryTableBuilder:
         for start in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[start : start + _CHUNK_ROWS]
             # Rows with the same list and time see the same versions; look them up once.
-            distinct, back = _in_order_of_rows(np.stack([view.index[chunk], at_us[chunk]], axis=1))
-            versions = _versions(ids, distinct[:, 0], distinct[:, 1], self.items, self.look_up)
-            number[chunk] = self._add(versions, moments[distinct[:, 0]])[back]
+            lists, moment, back = _in_order_of_rows(view.index[chunk], at_us[chunk])
+            versions = _versions(ids, lists, moment, self.items, self.look_up)
+            number[chunk] = self._add(versions, moments[lists])[back]
         return number
 
     def arrays(self) -> tuple[npt.NDArray[np.int32], Ints]:
@@ -96,16 +98,15 @@ class HistoryTableBuilder:
         return numbers
 
 
-def _in_order_of_rows(pairs: Ints) -> tuple[Ints, Ints]:
-    """The distinct pairs ``int64 [pairs, 2]`` in the order in which rows have them first, and the pair of each row.
+def _in_order_of_rows(lists: Ints, at_us: Ints) -> tuple[Ints, Ints, Ints]:
+    """The lists and times of distinct pairs in the order in which rows have them first, and the pair of each row.
 
     So the indices of histories do not depend on the order in which an offline store returns lists.
     """
-    distinct, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return distinct[order], rank[back.ravel()]
+    keys, moments = pair_keys(lists, at_us)
+    back, distinct = pd.factorize(keys)
+    of_list, of_moment = np.divmod(distinct, max(len(moments), 1))
+    return of_list, moments[of_moment], back
 
 
 def _versions(
@@ -115,22 +116,17 @@ def _versions(
     taken = ids[lists]
     filled = taken != ""
     flat = taken[filled]
-    at = np.broadcast_to(at_us[:, None], taken.shape)[filled]
-    names, codes = _distinct(flat)
-    distinct, back = np.unique(np.stack([codes, at], axis=1), axis=0, return_inverse=True)
-    item_ids, moments = names[distinct[:, 0]], distinct[:, 1]
-    views = look_up(item_ids, moments)
+    moments, moment = np.unique(at_us, return_inverse=True)
+    codes, names = pd.factorize(flat)
+    keys = codes * max(len(moments), 1) + np.broadcast_to(moment.reshape(-1, 1), taken.shape)[filled]
+    distinct, back = np.unique(keys, return_inverse=True)
+    of_name, of_moment = np.divmod(distinct, max(len(moments), 1))
+    item_ids = names[of_name]
+    views = look_up(item_ids, moments[of_moment])
     numbers = builder.add(item_ids, views)
     result = np.zeros(taken.shape, dtype=np.int32)
     result[filled] = numbers[back.ravel()]
     return result
-
-
-def _distinct(values: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_], Ints]:
-    import pandas as pd
-
-    codes, names = pd.factorize(values)
-    return names, codes.astype(np.int64)
 
 
 def _padded(view: ViewRows, length: int) -> tuple[npt.NDArray[np.object_], Ints]:

@@ -113,7 +113,7 @@ def _read(
     moment, moments = pd.factorize(at_us)
     shape = (max(len(users), 1), max(len(pairs.names), 1), max(len(moments), 1))
     keys = np.ravel_multi_index((user[pairs.row], pairs.value, moment[pairs.row]), shape)
-    distinct, back = np.unique(keys, return_inverse=True)
+    back, distinct = pd.factorize(keys)
     of_user, of_value, of_moment = np.unravel_index(distinct, shape)
     wanted = {"user_id": users[of_user], attribute: pairs.names[of_value]}
-    return reader(wanted, moments[of_moment]), back.ravel()
+    return reader(wanted, moments[of_moment]), back

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from sidkit.core.arrays import Ints
+from sidkit.core.distinct import distinct_rows, places_among
 from sidkit.stores.offline.parquet import FeatureFiles
 from sidkit.stores.offline.take import take_rows
 
@@ -66,11 +67,10 @@ class ViewRows:
     def part(self, rows: slice) -> ViewRows:
         """The feature rows of some of the entity rows."""
         index = self.index[rows]
-        distinct = np.unique(index)
-        used = distinct[distinct >= 0]
+        used = distinct_rows(index, len(self.table))
         if len(used) == len(self.table):
             return ViewRows(self.name, index, self.table)
-        place = np.where(index < 0, -1, np.searchsorted(used, index))
+        place = places_among(used, index, len(self.table))
         return ViewRows(self.name, place, pa.table(take_rows(self.table.columns, used), names=self.table.column_names))
 
     def plain(self, threads: int = 1) -> pa.Table:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from sidkit.core.arrays import Ints
 from sidkit.core.config import EngineSettings
+from sidkit.core.distinct import distinct_rows, places_among
 from sidkit.core.engine import memory_bytes
 from sidkit.stores.keys import as_declared
 from sidkit.stores.offline.binary_search import SearchIndex
@@ -244,7 +244,7 @@ class _Search:
         """
         if self._features is not None and not every_seen_row_once:
             return index, self._named(self._features)
-        numbers = _distinct(index, self._files.rows)
+        numbers = distinct_rows(index, self._files.rows)
         few = 4 * len(numbers) < 3 * self._files.rows
         if self._features is None and self._fits and (self._used_before or not few):
             self._features = self._files.read(self._columns).combine_chunks()
@@ -255,27 +255,7 @@ class _Search:
             table = self._files.take(self._columns, numbers)
         else:
             table = pa.table(take_rows(self._features.columns, numbers), names=self._columns)
-        return _places(numbers, index, self._files.rows), self._named(table.combine_chunks())
+        return places_among(numbers, index, self._files.rows), self._named(table.combine_chunks())
 
     def _named(self, table: pa.Table) -> pa.Table:
         return pa.table({new: table.column(old) for old, new in self._plan.features})
-
-
-def _distinct(index: Ints, rows: int) -> Ints:
-    """The distinct row numbers of a table of ``rows`` rows, ascending, without -1."""
-    if len(index) < rows // 8:
-        distinct = np.unique(index)
-        return distinct[1:] if len(distinct) and distinct[0] < 0 else distinct
-    seen = np.zeros(rows, dtype=bool)
-    seen[index[index >= 0]] = True
-    return np.flatnonzero(seen)
-
-
-def _places(numbers: Ints, index: Ints, rows: int) -> Ints:
-    """The place of each row number in the distinct ones, or -1."""
-    if len(index) < rows // 8:
-        place: Ints = np.where(index < 0, -1, np.searchsorted(numbers, index))
-        return place
-    places = np.full(rows + 1, -1, dtype=np.int64)
-    places[numbers] = np.arange(len(numbers))
-    return places[index]
