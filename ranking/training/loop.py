@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 from ranking.data.batch import Batch
 from ranking.data.batches import SCAN_ROWS, Batches
 from ranking.data.disk_batches import DiskBatches
+from ranking.data.shares import Share
 from ranking.data.split import check_both_classes
 from ranking.evaluation.metrics import auc
 from ranking.models.ctr_model import CtrModel
@@ -22,6 +24,7 @@ from ranking.models.dropout import drawing_for
 from ranking.training.checkpoint import Checkpoint, Progress
 from ranking.training.liveness import TableChange
 from ranking.training.optimizers import make_optimizers
+from ranking.training.prefetch import Prefetched
 from ranking.training.processes import ALONE, Processes
 from ranking.training.spec import TrainingSpec
 from ranking.training.table_changes import TableTrace
@@ -191,18 +194,26 @@ def _epoch(
     model.train()
     # Summed on the device: reading the loss of every batch would wait for the device at every step.
     total = torch.zeros((), device=next(model.parameters()).device, dtype=torch.float64)
-    for share in training.shares(spec.batch_rows, order, processes.part):
-        model.zero_grad(set_to_none=True)
-        if share.batch is not None:
-            with drawing_for(share):
-                loss = _loss(model, share.batch, bf16=spec.bf16)
-            (loss if share.weight == 1 else loss * share.weight).backward()  # type: ignore[no-untyped-call]
-            total.add_(loss.detach(), alpha=len(share.batch))
-        processes.sum_gradients(model)
-        for optimizer in optimizers:
-            optimizer.step()
+    with _prepared(training, training.shares(spec.batch_rows, order, processes.part)) as shares:
+        for share in shares:
+            model.zero_grad(set_to_none=True)
+            if share.batch is not None:
+                with drawing_for(share):
+                    loss = _loss(model, share.batch, bf16=spec.bf16)
+                (loss if share.weight == 1 else loss * share.weight).backward()  # type: ignore[no-untyped-call]
+                total.add_(loss.detach(), alpha=len(share.batch))
+            processes.sum_gradients(model)
+            for optimizer in optimizers:
+                optimizer.step()
     processes.share_state(model)
     return processes.total(float(total.item())) / max(len(training), 1)
+
+
+def _prepared(training: Batches | DiskBatches, shares: Iterator[Share]) -> AbstractContextManager[Iterator[Share]]:
+    """The same shares; with more than one thread, rows on disk are read ahead."""
+    if isinstance(training, DiskBatches) and torch.get_num_threads() > 1:
+        return Prefetched(shares)
+    return nullcontext(shares)
 
 
 def _loss(model: CtrModel, batch: Batch, *, bf16: bool) -> torch.Tensor:
