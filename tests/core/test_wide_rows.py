@@ -57,9 +57,8 @@ def test_a_snapshot_has_the_rows_the_order_and_the_mark_of_sorting_whole_rows(
         patched.setattr(wide_rows, "_BLOCK_ROWS", step)
         patched.setattr(wide_rows, "_BUCKET_BYTES", bucket)
         patched.setattr(wide_rows, "_GROUP_BYTES", 20 * bucket)
-        last = {"file": before.name, "mark": "another", "number": "0"}
-        before.rename(folder / "item_embeddings-00000.parquet")
-        last["file"] = "item_embeddings-00000.parquet"
+        last = {"file": "item_embeddings-00000.parquet", "mark": "another"}
+        before.rename(folder / last["file"])
         entry = merge_snapshot(opened, folder, "item_embeddings", fresh, last, 0)
         opened.execute(f"""
             CREATE TEMP TABLE expected AS SELECT * EXCLUDE (generation) FROM (
@@ -69,7 +68,10 @@ def test_a_snapshot_has_the_rows_the_order_and_the_mark_of_sorting_whole_rows(
         """)
         expected = opened.execute("SELECT * FROM expected ORDER BY item_id, updated_at").fetchall()
         written = opened.execute(f"SELECT * FROM read_parquet('{folder / entry['file']}')").fetchall()
-        assert repr(written) == repr(expected)  # -0.0 is another value than 0.0
+        assert written == expected
+        # DuckDB's window makes 0.0 of -0.0 in a list; here the values stay as they are in the files.
+        newest = {row[:2]: row[2] for rows in unique for row in rows}
+        assert repr([row[2] for row in written]) == repr([newest[key] for key in sorted(newest)])
         assert entry["mark"] == mark_of(opened, "expected")
         assert not list(folder.glob("tmp*"))
 
