@@ -8,7 +8,7 @@
 ``kmeans`` fits three levels of 256 codes on clustered vectors: ours, and the same steps written on faiss, on the same sample
 and with the same number of iterations, in turns in one process; ``peak_mb`` is of a process that fits ours alone, and
 ``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own;
-vectors of the source are white noise, which clustered ones then replace in the table of content. ``--sizes`` fixes the codes per
+its source has white noise as vectors, which clustered ones replace in the table of content. ``--sizes`` fixes the codes per
 level, and ``--only`` runs some commands on the repository that ``--keep`` left. ``assign`` encodes all items as the one shard
 of a publish, and ``publish`` does the rest.
 ``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``

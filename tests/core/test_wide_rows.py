@@ -20,7 +20,7 @@ from sidkit.core.wide_rows import REFERENCE, wide_columns
 from sidkit.tables.log_changes import mark_of
 from sidkit.tables.snapshots import merge_snapshot
 
-VECTOR = st.none() | st.lists(st.sampled_from([0.0, -0.0, 1.5, 3e38]), min_size=1, max_size=3)
+VECTOR = st.none() | st.lists(st.sampled_from([0.0, -0.0, 1.5, 2.0**100]), min_size=1, max_size=3)
 SCHEMA = pa.schema({"item_id": pa.string(), "updated_at": pa.timestamp("us", "UTC"), "text": pa.list_(pa.float32())})
 
 
