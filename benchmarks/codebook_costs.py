@@ -8,7 +8,7 @@
 ``kmeans`` fits three levels of 256 codes on clustered vectors: ours, and the same steps written on faiss, on the same sample
 and with the same number of iterations, in turns in one process; ``peak_mb`` is of a process that fits ours alone, and
 ``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own;
-the tables are built with narrow vectors, which wide ones then replace in the table of content. ``--sizes`` fixes the codes per
+its source has white noise as vectors, which clustered ones replace in the table of content. ``--sizes`` fixes the codes per
 level, and ``--only`` runs some commands on the repository that ``--keep`` left. ``assign`` encodes all items as the one shard
 of a publish, and ``publish`` does the rest.
 ``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``
@@ -45,8 +45,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "codebook_costs.json"
 SIZES = (256, 256, 256)
 CLUSTERS = 1000
-NARROW = 4
-"""Width of the vectors that tables are built with."""
 GROUP_ROWS = 122_880
 TRIGGERS = 2000
 
@@ -377,7 +375,7 @@ def command_costs(asked: argparse.Namespace, items: int, folder: Path, known: di
     """Costs of the commands; those that are not asked for stay."""
     dim, repo = asked.dim or 64, folder / "repo"
     if not asked.only:
-        new_repo(folder, items, NARROW)
+        new_repo(folder, items, dim)
     key = f"{items} x {dim}" + (f", sizes {' x '.join(map(str, asked.sizes))}" if asked.sizes else "")
     before = known.get(key, {}) if asked.only else {}
     costs: dict[str, Any] = {name: cost for name, cost in before.items() if name != "load"}

@@ -14,11 +14,11 @@ from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook, load_committed
 from semantic_ids.coded_rows import coded_rows
 from semantic_ids.records import CodebookRecord
-from semantic_ids.row_groups import rows_of
 from sidkit.core.engine import connection, literal
 from sidkit.core.errors import LifeCycleError
 from sidkit.core.integrity import checked, hash_of
 from sidkit.core.repo import Repo
+from sidkit.core.row_groups import rows_of
 from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
 from sidkit.tables import read_build
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from semantic_ids.row_groups import rows_of
 from semantic_ids.vector_file import IN_MEMORY_BYTES, MappedVectors, VectorFile, can_hold
 from sidkit.core.arrays import Bools, Floats, one_chunk
 from sidkit.core.errors import FitError
+from sidkit.core.row_groups import rows_of
 
 MOST_CODES = 1024
 """The largest default size of a level; ``distinct`` need not count further."""

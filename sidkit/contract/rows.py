@@ -312,8 +312,9 @@ def _read_vector(array: pa.Array, column: Column, table: str, reasons: _Reasons)
     if inner is None or not (pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner)):
         raise _refused(table, column, array, "a list of float32 per row")
     array = array.cast(pa.list_(pa.float32()), safe=False)
-    reasons.add(_rows_beyond(array, np.inf), f"{column.name} has NaN, infinite or missing elements")
-    reasons.add(_rows_beyond(array, _LARGEST), f"{column.name} has elements beyond {_LARGEST:g}")
+    if not _all_below(array, _LARGEST):
+        reasons.add(_rows_beyond(array, np.inf), f"{column.name} has NaN, infinite or missing elements")
+        reasons.add(_rows_beyond(array, _LARGEST), f"{column.name} has elements beyond {_LARGEST:g}")
     reasons.add(pc.equal(pc.list_value_length(array), 0), f"{column.name} is an empty list")
     return array
 
@@ -331,6 +332,15 @@ def vector_of(text: str | None) -> list[float | None] | None:
         return [None if element is None else float(element) for element in parsed]
     except (ValueError, RecursionError, OverflowError):
         return None
+
+
+def _all_below(array: pa.ListArray, most: float) -> bool:
+    """Whether no element is missing, NaN, or not below ``most`` in magnitude; looks at some at a time."""
+    flat = array.flatten()
+    if flat.null_count:
+        return False
+    elements = flat.to_numpy()
+    return all(bool((np.abs(elements[at : at + 2**18]) < most).all()) for at in range(0, len(elements), 2**18))
 
 
 def _rows_beyond(array: pa.ListArray, most: float) -> pa.Array:

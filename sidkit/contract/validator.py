@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.contract.attribute_values import Shape
@@ -29,6 +30,9 @@ from sidkit.core.engine import literal, quoted, working_on
 from sidkit.core.errors import ContractError, RejectedRowsError, TableSchemaError
 from sidkit.core.files import written_beside
 from sidkit.core.forgotten import Forgotten
+from sidkit.core.ordered_rows import OrderedRows
+from sidkit.core.sql_connection import columns_of
+from sidkit.core.wide_rows import REFERENCE, reference, wide_columns
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,19 @@ def validate(
             *([(USERS, classify_users)] if has_users else []),
         ]
         for table, classify in steps:
-            columns = pq.read_schema(staged[table.name]).names
+            schema = pq.read_schema(staged[table.name])
+            columns = schema.names
+            wide = wide_columns(schema) if table is not INTERACTIONS else []
+            lengths = ", ".join(f"len({quoted(name)}) AS {quoted(name)}" for name in wide)
             opened.execute(
-                f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * FROM "
+                f"CREATE OR REPLACE TEMP VIEW staged AS SELECT * {f'REPLACE ({lengths})' if wide else ''} FROM "
                 f"read_parquet({literal(staged[table.name])}, file_row_number = true)"
             )
             refuse_wrong_units(opened, table, source.columns(table.name), now)
             query = classify(columns, settings, work, now)
             with working_on(f"checking the table {table.name}"):
-                checked = _split(opened, table, query, work / f"{table.name}.parquet", rejects, types)
+                kinds = {name: schema.field(name).type for name in wide}
+                checked = _split(opened, table, query, staged[table.name], kinds, work, rejects, types)
             if table is INTERACTIONS:
                 checked = replace(checked, facts={**checked.facts, **context_facts(opened, staged_events, context)})
             ignored = sorted(set(source.columns(table.name)) - set(columns)) if table in WITH_ATTRIBUTES else []
@@ -197,10 +205,10 @@ def _classify_embeddings(columns: Sequence[str], settings: Settings, work: Path,
     key = "item_id, updated_at" if dated else "item_id"
     future = f"WHEN epoch_us(updated_at) > {now_us} THEN {literal(after_now('updated_at'))}" if dated else ""
     modalities = settings.source.modalities
-    widths = ", ".join(f"mode(len({quoted(name)})) FILTER (reason IS NULL) AS {quoted(name)}" for name in modalities)
+    widths = ", ".join(f"mode({quoted(name)}) FILTER (reason IS NULL) AS {quoted(name)}" for name in modalities)
     wrong = "\n".join(
-        f"""WHEN len(numbered.{quoted(name)}) <> widths.{quoted(name)}
-            THEN format('{name} has {{}} elements, the column has {{}}', len(numbered.{quoted(name)}),
+        f"""WHEN numbered.{quoted(name)} <> widths.{quoted(name)}
+            THEN format('{name} has {{}} elements, the column has {{}}', numbered.{quoted(name)},
                         widths.{quoted(name)})"""
         for name in modalities
     )
@@ -232,10 +240,14 @@ def _split(
     opened: duckdb.DuckDBPyConnection,
     table: Table,
     query: str,
-    valid: Path,
+    staged: Path,
+    wide: Mapping[str, pa.DataType],
+    work: Path,
     rejects: Path | None,
     types: Mapping[str, str],
 ) -> TableReport:
+    """Write the valid and the rejected rows. ``wide`` columns are in ``staged`` only; ``query`` has their lengths."""
+    valid = work / f"{table.name}.parquet"
     opened.execute(f"CREATE OR REPLACE TEMP TABLE classified AS {query}")
     reasons = dict(
         opened.execute(
@@ -244,24 +256,31 @@ def _split(
     )
     counted = opened.execute("SELECT count(*) FROM classified").fetchone()
     rows = int(counted[0]) if counted else 0
+    columns = {
+        name: wide.get(name) for name in columns_of(opened, "SELECT * EXCLUDE (file_row_number) FROM classified")
+    }
+    left_out = f"* EXCLUDE ({', '.join(map(quoted, wide))})" if wide else "*"
+    referred = f"SELECT {left_out}, {reference(0)} AS {REFERENCE} FROM classified"
     if rejects is not None:
-        with written_beside(rejects / f"{table.name}.parquet") as temporary:
-            opened.execute(
-                f"COPY (SELECT * EXCLUDE file_row_number FROM classified WHERE reason IS NOT NULL "
-                f"ORDER BY file_row_number) TO {literal(temporary)} (FORMAT parquet)"
-            )
+        query = f"{referred} WHERE reason IS NOT NULL"
+        with (
+            written_beside(rejects / f"{table.name}.parquet") as temporary,
+            OrderedRows(opened, query, "file_row_number", columns, [staged], work) as rejected_rows,
+        ):
+            rejected_rows.write(temporary, "snappy")
+    del columns[REASON]
     if table is INTERACTIONS:
-        chosen = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", types, "file_row_number")
+        query = one_row_per_event("(SELECT * FROM classified WHERE reason IS NULL)", types, "file_row_number")
         order = "timestamp, user_id, item_id, request_id NULLS FIRST, position NULLS FIRST"
+        columns = dict.fromkeys(columns_of(opened, query))
     else:
-        chosen = "SELECT * EXCLUDE (reason) FROM classified WHERE reason IS NULL"
+        query = f"{referred} WHERE reason IS NULL"
         order = f"{'user_id' if table is USERS else 'item_id'}, file_row_number"
-    columns = "*" if table is INTERACTIONS else "* EXCLUDE (file_row_number)"
-    with written_beside(valid) as temporary:
-        opened.execute(
-            f"COPY (SELECT {columns} FROM ({chosen}) ORDER BY {order}) "
-            f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-        )
+    with (
+        written_beside(valid) as temporary,
+        OrderedRows(opened, query, order, columns, [staged], work) as valid_rows,
+    ):
+        valid_rows.write(temporary)
     facts = _facts(opened, table, valid)
     future_us = _earliest_future(opened, table)
     opened.execute("DROP TABLE classified")

@@ -46,8 +46,10 @@ import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sidkit.core.pickled_errors import PickledError
 
-class SidkitError(Exception):
+
+class SidkitError(PickledError, Exception):
     """Base class of all errors that sidkit raises."""
 
 

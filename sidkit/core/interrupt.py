@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from sidkit.core.pickled_errors import PickledError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE_SECONDS = 10.0
 _AGAIN_SECONDS = 0.02
 
 
-class Interrupted(BaseException):
+class Interrupted(PickledError):  # noqa: N818
     """A termination signal arrived; like ``KeyboardInterrupt``, not caught by ``except Exception``."""
 
     def __init__(self, number: int) -> None:

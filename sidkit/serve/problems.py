@@ -7,10 +7,11 @@ from http import HTTPStatus
 import msgspec
 
 from sidkit.core.errors import ArtifactError, ConfigError, OnlineStoreError, RepoError, ServingError, TimeError
+from sidkit.core.pickled_errors import PickledError
 from sidkit.serve.bodies import Problem
 
 
-class RequestError(Exception):
+class RequestError(PickledError, Exception):
     """A request that is refused.
 
     Parameters

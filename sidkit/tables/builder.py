@@ -35,7 +35,7 @@ from sidkit.tables.attributes import (
     remove_undefined,
 )
 from sidkit.tables.code_stats import follow_tables
-from sidkit.tables.content import read_content
+from sidkit.tables.content import ContentVectors, read_content
 from sidkit.tables.counts import read_events
 from sidkit.tables.day_partitions import write_days
 from sidkit.tables.engines import table_connection
@@ -157,7 +157,7 @@ def build_shard(
     def write(folder: Path) -> None:
         with table_connection(repo) as opened:
             set_times(opened, repo, as_of_us)
-            read_content(opened, plan.log, plan.noted["settings"]["source.modalities"])
+            read_content(opened, plan.log, plan.noted["settings"]["source.modalities"], by_reference=True)
             for name in TABLES:
                 (key,) = key_columns(name)
                 read_events(opened, plan.log, plan.before, shard.sql(key))
@@ -302,7 +302,8 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
     with table_connection(repo) as opened:
         set_times(opened, repo, as_of_us)
         read_events(opened, log, before)
-        read_content(opened, log, noted["settings"]["source.modalities"])
+        modalities, in_duckdb = noted["settings"]["source.modalities"], repo.settings.engine.tables == "duckdb"
+        read_content(opened, log, modalities, by_reference=in_duckdb)
         defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
         was = before.get("features", NO_FEATURES) if before else NO_FEATURES
         changed = changes_of(was, noted["features"]) if before else {}
@@ -315,6 +316,8 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
             path = repo.tables / f"{name}.parquet"
+            refers = name == "item_content" and in_duckdb
+            vectors = ContentVectors(log, path, modalities, repo.data / "tmp") if refers else None
             with working_on(f"building the table {name}"):
                 if name in affinity:
                     kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
@@ -325,15 +328,15 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
                 if folders and name in TABLES:
                     parts = ", ".join(literal(folder / f"{name}.parquet") for folder in folders)
                     merged = f"SELECT * FROM read_parquet([{parts}])"
-                if known is None and repo.settings.engine.tables == "duckdb" and not path.exists():
-                    rows[name] = new[name] = write_first(opened, name, path, merged)
+                if known is None and in_duckdb and not path.exists():
+                    rows[name] = new[name] = write_first(opened, name, path, merged, vectors)
                     continue
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
                     of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
                     changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
-                rows[name], new[name] = write_table(opened, name, path, known)
+                rows[name], new[name] = write_table(opened, name, path, known, vectors)
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
     manifest = {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted}

@@ -12,7 +12,7 @@ from sidkit.core.engine import literal, quoted, working_on
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES
 from sidkit.core.repo import Repo
 from sidkit.tables.attributes import defined_tables, read_versions
-from sidkit.tables.content import read_content
+from sidkit.tables.content import ContentVectors, read_content
 from sidkit.tables.log import Log, ingests_of
 from sidkit.tables.newest import NewestRows, Since, newest_of
 from sidkit.tables.pushed_items import pushed_path
@@ -67,7 +67,8 @@ class ChangedItems:
     def content(self, path: Path) -> NewestRows:
         """Newest rows of ``item_content``; all rows of these items are written to ``path``."""
         settings = self._repo.settings
-        read_content(self._opened, self._log, list(settings.source.content_vectors))
+        modalities = list(settings.source.content_vectors)
+        read_content(self._opened, self._log, modalities, by_reference=True)
         for view in ("item_versions", "embedding_versions"):
             self._opened.execute(
                 f"CREATE OR REPLACE TEMP TABLE chosen_{view} AS SELECT * FROM {view} SEMI JOIN changed_items USING (item_id)"
@@ -75,8 +76,12 @@ class ChangedItems:
             self._opened.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM chosen_{view}")
         query = (_SQL / "item_content.sql").read_text(encoding="utf-8")
         self._opened.execute(f"CREATE OR REPLACE TEMP TABLE content_rows AS {query}")
-        self._opened.execute(f"COPY content_rows TO {literal(path)} (FORMAT parquet)")
-        rows = self._opened.execute(newest_of("SELECT * FROM content_rows", "item_id")).to_arrow_table()
+        vectors = ContentVectors(self._log, path, modalities, self._repo.data / "tmp")
+        with vectors.ordered(self._opened, "SELECT * FROM content_rows", "item_id, event_timestamp") as ordered:
+            ordered.write(path)
+        newest = newest_of("SELECT * FROM content_rows", "item_id")
+        with vectors.ordered(self._opened, newest, "item_id") as ordered, ordered.relation() as relation:
+            rows = self._opened.execute(f"SELECT * FROM {relation}").to_arrow_table()
         return NewestRows("item_content", rows, pa.table({"item_id": pa.array([], pa.string())}))
 
     @working_on("computing the newest rows of item_attributes")

@@ -10,7 +10,9 @@ from sidkit.core.engine import literal, set_variables
 from sidkit.core.feature_settings import FeatureSettings
 from sidkit.core.repo import Repo
 from sidkit.core.sql_connection import SqlConnection, columns_of
+from sidkit.core.wide_rows import REFERENCE
 from sidkit.tables.affinity import EVENTS, NEW_EVENTS, rows_query
+from sidkit.tables.content import compared_columns, referring
 from sidkit.tables.counts import count_events, merge_by_restart, next_window_us
 from sidkit.tables.keys import key_columns
 from sidkit.tables.versions import merge_versions, with_columns_of
@@ -77,13 +79,19 @@ def merged_query(
         _prepare_history(opened, known, time.delay_us)
     query = rows_query(affinity) if affinity is not None else (_SQL / f"{name}.sql").read_text(encoding="utf-8")
     columns = list(payload)
-    if name == "item_content":
-        columns = [*settings["source.modalities"], "category", "price", "created_at_us"]
+    compared: list[str] | None = None
     earlier = f"SELECT * FROM {old}" if old else None
+    if name == "item_content":
+        by_reference, modalities = repo.settings.engine.tables == "duckdb", settings["source.modalities"]
+        compared = compared_columns(by_reference=by_reference, modalities=modalities)
+        columns = compared
+        if by_reference:
+            columns = [REFERENCE, *(compared if old else compared[1:])]
+            earlier = referring(repo.tables / f"{name}.parquet", modalities) if old else None
     if kept:  # corrections in place left rows that the log does not have
         earlier = with_columns_of(repo.tables / f"{name}.parquet", query, key_columns(name)[0], columns, list(kept))
     if columns:
-        return merge_versions(query, earlier, key_columns(name)[0], columns)
+        return merge_versions(query, earlier, key_columns(name)[0], columns, compared)
     return merge_by_restart(query, key_columns(name), old, columns_of(opened, query))
 
 

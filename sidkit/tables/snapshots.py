@@ -10,6 +10,8 @@ import duckdb
 from sidkit.contract import ValidatedTables
 from sidkit.core.engine import literal
 from sidkit.core.files import written_beside
+from sidkit.core.ordered_rows import OrderedRows
+from sidkit.core.wide_rows import narrow_columns, wide_columns
 from sidkit.tables.log_changes import mark_of, number_of
 
 
@@ -41,28 +43,32 @@ def merge_snapshot(
 ) -> dict[str, str]:
     """Write the next snapshot of a table; an unchanged snapshot keeps its file."""
     key = "user_id" if name == "users" else "item_id"
-    query = f"SELECT *, 1 AS generation FROM read_parquet({literal(fresh)})"
-    if last:
-        # Items and users missing from the source stay: rows of the log still refer to them.
-        query += f" UNION ALL BY NAME SELECT *, 0 AS generation FROM read_parquet({literal(folder / last['file'])})"
-    opened.execute(f"CREATE OR REPLACE TEMP TABLE snapshot AS {query}")
-    columns = {row[0] for row in opened.execute("DESCRIBE snapshot").fetchall()}
+    # Items and users missing from the source stay: rows of the log still refer to them.
+    files = [fresh, *([folder / last["file"]] if last else [])]
+    whole = " UNION ALL BY NAME ".join(f"SELECT * FROM read_parquet({literal(file)})" for file in files)
+    schema = opened.execute(f"SELECT * FROM ({whole}) LIMIT 0").to_arrow_table().schema
+    wide = wide_columns(schema)
+    query = " UNION ALL BY NAME ".join(
+        f"SELECT *, {-number} AS generation FROM ({narrow_columns(file, wide, number)})"
+        for number, file in enumerate(files)
+    )
     # A version starts at updated_at, or else at the creation; see the builder.
-    version = ", ".join(column for column in ("updated_at", "created_at") if column in columns)
-    same = f"{key}, coalesce({version})" if "updated_at" in columns else key
+    version = ", ".join(column for column in ("updated_at", "created_at") if column in schema.names)
+    same = f"{key}, coalesce({version})" if "updated_at" in schema.names else key
     opened.execute(
-        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE generation FROM snapshot "
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT * EXCLUDE (generation) FROM ({query}) "
         f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY generation DESC) = 1"
     )
-    mark = mark_of(opened, "merged")
-    if not last or last["mark"] != mark:
-        number = number_of(last) + 1 if last else first_number
-        last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
-        with written_beside(folder / last["file"]) as temporary:
-            opened.execute(
-                f"COPY (SELECT * FROM merged ORDER BY {same}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
-            )
-    opened.execute("DROP TABLE snapshot; DROP TABLE merged")
+    columns = {field.name: field.type if field.name in wide else None for field in schema}
+    with OrderedRows(opened, "SELECT * FROM merged", same, columns, files, fresh.parent) as rows:
+        with rows.relation() as relation:
+            mark = mark_of(opened, relation)
+        if not last or last["mark"] != mark:
+            number = number_of(last) + 1 if last else first_number
+            last = {"file": f"{name}-{number:05d}.parquet", "mark": mark}
+            with written_beside(folder / last["file"]) as temporary:
+                rows.write(temporary)
+    opened.execute("DROP TABLE merged")
     return last
 
 

@@ -37,7 +37,9 @@ def with_columns_of(path: Path, new: str, key: str, columns: Sequence[str], kept
     """
 
 
-def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) -> str:
+def merge_versions(
+    new: str, old: str | None, key: str, payload: Sequence[str], compared: Sequence[str] | None = None
+) -> str:
     """SQL for the old rows unchanged, and the new ones; ``_fresh`` marks the latter.
 
     A version that was modified without a new version time became available only with this build: it gets a row at ``as_of``,
@@ -53,12 +55,15 @@ def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) 
     key : str
         ``item_id`` or ``user_id``.
     payload : sequence of str
-        Columns that are compared.
+        All columns besides the key and the times.
+    compared : sequence of str, optional
+        Those of them that are compared; all by default.
     """
     listed = ", ".join((key, "event_timestamp", "created_timestamp", *map(quoted, payload)))
     if old is None:
         return f"SELECT {listed}, true AS _fresh FROM ({new})"
-    compared = ", ".join(map(quoted, payload))
+    hashed = ", ".join(map(quoted, payload if compared is None else compared))
+    values = ", ".join(map(quoted, payload))
     return f"""
         WITH _old AS (SELECT {listed} FROM ({old})),
         _computed AS (SELECT {listed} FROM ({new})),
@@ -68,11 +73,11 @@ def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) 
             SELECT {listed}, true AS _fresh FROM _computed ANTI JOIN _old USING ({key}, event_timestamp)
         ),
         _latest_merged AS (
-            SELECT {key}, hash({compared}) AS _payload FROM _merged
+            SELECT {key}, hash({hashed}) AS _payload FROM _merged
             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC) = 1
         ),
         _latest_computed AS (
-            SELECT {listed}, hash({compared}) AS _payload FROM _computed
+            SELECT {listed}, hash({hashed}) AS _payload FROM _computed
             QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC) = 1
         )
         SELECT {listed}, _fresh FROM _merged
@@ -81,7 +86,7 @@ def merge_versions(new: str, old: str | None, key: str, payload: Sequence[str]) 
             {key},
             make_timestamptz(getvariable('as_of_us')) AS event_timestamp,
             make_timestamptz(getvariable('as_of_us')) AS created_timestamp,
-            {compared},
+            {values},
             true AS _fresh
         FROM _latest_computed INNER JOIN _latest_merged USING ({key})
         WHERE _latest_computed._payload <> _latest_merged._payload

@@ -11,13 +11,14 @@ import pytest
 from helpers.builders import DAY, START, fresh_repo
 from helpers.codebook_builders import AS_OF, CUT, DELAY, ITEMS, SPEC, bring, built_repo, files
 from ranking.pipeline.presets import load_preset
-from semantic_ids import item_vectors, lifecycle, row_groups
+from semantic_ids import item_vectors, lifecycle
 from semantic_ids.catalog import Catalog
 from semantic_ids.codebook import Codebook
 from semantic_ids.fitting import build_models
 from semantic_ids.lifecycle import CodebookSpec
 from semantic_ids.quality.floors import Floors
 from semantic_ids.quantizers.sizes import ROWS_PER_CODE, falling_sizes
+from sidkit.core import row_groups
 from sidkit.core.artifact import read_manifest
 from sidkit.core.errors import (
     ArtifactMissingError,

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semantic_ids import item_vectors, row_groups
+from semantic_ids import item_vectors
 from semantic_ids.encoders import ContentEncoder, Encoder
 from semantic_ids.encoders.whitened_views import WhitenedViewsEncoder
 from semantic_ids.item_vectors import ItemVectors, matrix_of
 from semantic_ids.vector_file import VectorFile
+from sidkit.core import row_groups
 from sidkit.core.arrays import Ints
 from sidkit.core.errors import FitError
 

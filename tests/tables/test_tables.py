@@ -184,11 +184,11 @@ def test_a_first_build_that_lacks_memory_computes_and_sorts_one_after_the_other(
     expected = tables_of(built(repo_path, world, START + 2 * DAY))
     original, relations = table_files._copy, []
 
-    def lacks_memory(opened, name, path, relation):  # type: ignore[no-untyped-def]
+    def lacks_memory(opened, name, path, relation, vectors):  # type: ignore[no-untyped-def]
         relations.append(relation)
         if relation != "written":
             raise duckdb.OutOfMemoryException("Out of Memory Error")
-        original(opened, name, path, relation)
+        original(opened, name, path, relation, vectors)
 
     monkeypatch.setattr(table_files, "_copy", lacks_memory)
     again = repo_path.parent / "again"

@@ -11,6 +11,11 @@ from sidkit.contract.column_names import check_names
 from sidkit.contract.formats.base import Part
 from sidkit.core.errors import ContractError, TableSchemaError
 
+_BATCH_BYTES = 1 << 27
+"""Bytes of a batch at most, before they are decoded."""
+_READ_BYTES = 1 << 20
+"""Bytes of a column that are read at a time."""
+
 
 class ParquetPart(Part):
     """One Parquet file."""
@@ -38,8 +43,10 @@ class ParquetPart(Part):
     def batches(self, columns: Sequence[str], chunk_rows: int, kinds: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """See :meth:`Part.batches`."""
         try:
-            with pq.ParquetFile(self.path, memory_map=True) as parquet:
-                for batch in parquet.iter_batches(batch_size=chunk_rows, columns=list(columns), use_threads=False):
+            # Pages are read one by one: a row group with vectors may be larger than the memory.
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
+                rows = min(chunk_rows, max(1, _BATCH_BYTES // (_row_bytes(parquet.metadata) + 1)))
+                for batch in parquet.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
                     # Parquet treats "a" as a prefix of a column named "a.b".
                     yield batch.select(list(columns))
         except (pa.ArrowException, OSError) as error:
@@ -47,3 +54,9 @@ class ParquetPart(Part):
                 self.table,
                 f"{self.path} cannot be read as Parquet ({error}); write it again with vectors as list<float32>",
             ) from error
+
+
+def _row_bytes(metadata: pq.FileMetaData) -> int:
+    """Mean size of a row before compression."""
+    total = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    return int(total // max(metadata.num_rows, 1))

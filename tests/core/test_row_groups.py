@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semantic_ids import row_groups
 from semantic_ids.assign_shards import unassigned
-from semantic_ids.row_groups import rows_of
+from sidkit.core import row_groups
+from sidkit.core.row_groups import rows_of
 
 
 @settings(deadline=None)
