@@ -2,6 +2,7 @@
 
     python benchmarks/codebook_costs.py kmeans [--rows 1000000] [--dim 384] [--iterations 5] [--rounds 2]
     python benchmarks/codebook_costs.py commands [--items 100000] [--dim 64] [--sizes 256 256 256] [--keep] [--only fit publish]
+    python benchmarks/codebook_costs.py tables [--items 1000000] [--dim 384] [--work .work/codebook_costs]
     python benchmarks/codebook_costs.py shards [--items 100000] [--dim 64] [--rows 1000000] [--work .work/codebook_costs]
     python benchmarks/codebook_costs.py read [--rows 1000000] [--dim 384] [--work .work/codebook_costs]
 
@@ -10,7 +11,8 @@ and with the same number of iterations, in turns in one process; ``peak_mb`` is 
 ``rows_mb`` are the vectors in it. ``commands`` runs each command on a repository of invented items in a process of its own;
 its source has white noise as vectors, which clustered ones replace in the table of content. ``--sizes`` fixes the codes per
 level, and ``--only`` runs some commands on the repository that ``--keep`` left. ``assign`` encodes all items as the one shard
-of a publish, and ``publish`` does the rest.
+of a publish, and ``publish`` does the rest. ``tables`` is ingest, and then the build of the tables, of as many impressions as
+items with the default settings, each in a process of its own.
 ``shards`` assigns codes in one shard and in two, each in a process of its own, after imports, and learns from ``--rows``
 vectors that come in blocks. ``read`` reads the vectors of a file as a fit does, and as fits did before: through a window of
 DuckDB; ``encode`` also fits the content encoder and encodes all items, and ``mapped`` does so with the vectors in a temporary
@@ -229,7 +231,7 @@ def fit(repo: Path, sizes: Sequence[int]) -> None:
         fit_codebook(project.repo, "c", CodebookSpec(sizes=tuple(sizes)))
 
 
-def build(repo: Path) -> None:
+def build(repo: Path, steps: Sequence[str] = ("ingest", "tables")) -> None:
     """Ingest, and build the tables."""
     from ranking.pipeline.prepare import end_of_log
     from sidkit.core.repo import Repo
@@ -237,8 +239,18 @@ def build(repo: Path) -> None:
 
     opened = Repo.open(repo)
     with opened.locked():
-        ingest(opened)
-        build_tables(opened, end_of_log(opened))
+        if "ingest" in steps:
+            ingest(opened)
+        if "tables" in steps:
+            build_tables(opened, end_of_log(opened))
+
+
+def build_cell(repo: Path, step: str) -> dict[str, Any]:
+    """Costs of ingest or of the tables."""
+    began, at = time.process_time(), time.perf_counter()
+    build(repo, [step])
+    seconds = {"cpu_s": round(time.process_time() - began, 2), "seconds": round(time.perf_counter() - at, 2)}
+    return seconds | {"peak_mb": peak_mb(), "load": round(os.getloadavg()[1], 1)}
 
 
 def similar(repo: Path) -> dict[str, Any]:
@@ -308,7 +320,7 @@ COMMANDS = (
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("kmeans", "commands", "shards", "read"))
+    parser.add_argument("part", choices=("kmeans", "commands", "tables", "shards", "read"))
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, nargs="+", default=[100_000])
     parser.add_argument("--dim", type=int)
@@ -342,7 +354,7 @@ def main() -> None:
         path.unlink()
         return
     for items in asked.items:
-        of_items = {"commands": command_costs, "shards": shard_costs}[asked.part]
+        of_items = {"commands": command_costs, "tables": table_costs, "shards": shard_costs}[asked.part]
         of_items(asked, items, asked.work / str(items), cells["commands"], keep)
 
 
@@ -356,6 +368,14 @@ def new_repo(folder: Path, items: int, width: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     write_source(folder / "source", items, items, False, width)
     create_repo(folder / "repo", str(folder / "source"))
+
+
+def table_costs(asked: argparse.Namespace, items: int, folder: Path, _: dict[str, Any], keep: Keep) -> None:
+    """Costs of ingest and tables of wide vectors."""
+    dim, repo = asked.dim or 384, folder / "repo"
+    new_repo(folder, items, dim)
+    keep("tables", f"{items} x {dim}", {step: in_a_process(build_cell, repo, step) for step in ("ingest", "tables")})
+    shutil.rmtree(folder)
 
 
 def shard_costs(asked: argparse.Namespace, items: int, folder: Path, _: dict[str, Any], keep: Keep) -> None:

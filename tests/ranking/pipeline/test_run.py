@@ -230,12 +230,12 @@ def killed_at(path: Path, preset: Path, stage: str) -> None:
     """Run the job until a stage's work is done, and die before that is recorded."""
     original = Stages.run
 
-    def run(self: Stages, name: str, inputs: Any, work: Callable[[], Any]) -> Any:
+    def run(self: Stages, name: str, inputs: Any, work: Callable[[], Any], *more: Any) -> Any:
         def dying() -> Any:
             work()
             os.kill(os.getpid(), signal.SIGKILL)
 
-        return original(self, name, inputs, dying if name == stage else work)
+        return original(self, name, inputs, dying if name == stage else work, *more)
 
     Stages.run = run  # type: ignore[method-assign]
     brief_job(path, preset)
