@@ -6,22 +6,20 @@ import importlib
 import operator
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.places import ROOT
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import read_sealed
 
 
 @pytest.fixture(scope="module")
-def in_a_process() -> Iterator[Callable[..., Any]]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(ROOT / "benchmarks"))
-        yield importlib.import_module("processes").in_a_process
+def in_a_process(benchmarks_on_path: None) -> Callable[..., Any]:
+    function: Callable[..., Any] = importlib.import_module("processes").in_a_process
+    return function
 
 
 def test_the_result_comes_from_another_process(in_a_process: Callable[..., Any]) -> None:

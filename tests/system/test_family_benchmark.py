@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,17 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from helpers.places import ROOT
 from ranking.experiments.comparison.arms import shipped_arms
 
+pytestmark = pytest.mark.usefixtures("benchmarks_on_path")
 law = settings(max_examples=60, deadline=None, database=None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(ROOT / "benchmarks"))
-        yield
 
 
 @pytest.fixture(scope="module")

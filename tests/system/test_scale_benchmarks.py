@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,12 +17,7 @@ from hypothesis import strategies as st
 
 from helpers.places import ROOT
 
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(ROOT / "benchmarks"))
-        yield
+pytestmark = pytest.mark.usefixtures("benchmarks_on_path")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ the rows and logarithmic in the versions per key.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +30,57 @@ LONG_AGO = np.int64(-(2**62))
 _Micros: TypeAlias = pa.Array | pa.ChunkedArray
 
 
+class KeySearch(ABC):
+    """The rows of a feature table by key, in an order in which the row that a time sees is found by binary search."""
+
+    numbers: KeyNumbers
+    start: Ints
+
+    def find(
+        self, keys: Sequence[pa.Array | pa.ChunkedArray], at_us: pa.Array, ttl_us: int | None = None, threads: int = 1
+    ) -> Ints:
+        """Look up the feature row of each entity row.
+
+        Parameters
+        ----------
+        keys : sequence of arrays
+            Key columns of the entity rows, in the order in which the index was built.
+        at_us : int64 array
+            Microseconds UTC, null if missing.
+        ttl_us : int, optional
+            Time to live of a feature row, microseconds, inclusive.
+        threads : int
+            Number of threads that search.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``int64 [rows]``: the number of the feature row, or -1.
+
+        Raises
+        ------
+        UnlikeKeysError
+            When the key types differ from those of the feature table.
+        """
+        code = self.numbers.look_up(keys, len(at_us))
+        at = as_ints(at_us.fill_null(int(LONG_AGO)))
+        most = int(np.diff(self.start).max(initial=0))
+
+        def search(block: slice) -> Ints:
+            return self._search(code[block], at[block], most, ttl_us)
+
+        return in_blocks(search, len(at), threads)
+
+    @abstractmethod
+    def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
+        """The feature rows ``int64 [rows]`` of rows by the numbers of their keys (-1: unknown) and their times, or -1.
+
+        ``most`` is the number of rows of the key with most.
+        """
+
+
 @dataclass(frozen=True)
-class SearchIndex:
+class SearchIndex(KeySearch):
     """One feature table, sorted for the binary search.
 
     ``start`` int64 [keys + 1] is the start of each key's rows; ``moment`` int64 [rows + 1] (microseconds UTC), ``event``
@@ -105,41 +155,6 @@ class SearchIndex:
         best = by_merit[np.maximum.accumulate(rank[order])]
         starts = _starts(code, numbers.count)
         return cls(numbers, starts, _led(moment, order), _led(event, best), _led(rows, best))
-
-    def find(
-        self, keys: Sequence[pa.Array | pa.ChunkedArray], at_us: pa.Array, ttl_us: int | None = None, threads: int = 1
-    ) -> Ints:
-        """Look up the feature row of each entity row.
-
-        Parameters
-        ----------
-        keys : sequence of arrays
-            Key columns of the entity rows, in the order of :meth:`build`.
-        at_us : int64 array
-            Microseconds UTC, null if missing.
-        ttl_us : int, optional
-            Time to live of a feature row, microseconds, inclusive.
-        threads : int
-            Number of threads that search.
-
-        Returns
-        -------
-        numpy.ndarray
-            ``int64 [rows]``: the number of the feature row, or -1.
-
-        Raises
-        ------
-        UnlikeKeysError
-            When the key types differ from those of the feature table.
-        """
-        code = self.numbers.look_up(keys, len(at_us))
-        at = as_ints(at_us.fill_null(int(LONG_AGO)))
-        most = int(np.diff(self.start).max(initial=0))
-
-        def search(block: slice) -> Ints:
-            return self._search(code[block], at[block], most, ttl_us)
-
-        return in_blocks(search, len(at), threads)
 
     def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
         known = code >= 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -110,33 +110,29 @@ class KeyNumbers:
         KeyNumbers, numpy.ndarray
             The numbering, and the numbers of the rows, ``int64 [rows]``.
         """
-        code = np.zeros(rows, dtype=np.int64)
-        count = 1
-        columns: list[_Numbering] = []
-        pairs: list[_Numbering] = []
-        for at, column in enumerate(keys):
-            numbering, column_code = _Numbering.learn(column)
-            columns.append(numbering)
-            if at == 0:
-                code, count = column_code, numbering.count
-                continue
-            pair, code = _Numbering.learn(pa.array(code * numbering.count + column_code))
-            pairs.append(pair)
-            count = pair.count
-        return cls(count, tuple(columns), tuple(pairs)), code
+        if not keys:
+            return cls(1, (), ()), np.zeros(rows, dtype=np.int64)
+        numbers, code = cls._of_numbered(map(_Numbering.learn, keys))
+        return numbers, code.astype(np.int64, copy=False)
 
     @classmethod
     def of_columns(
         cls, columns: Sequence[GrowingNumbers], codes: Sequence[npt.NDArray[np.int32]]
     ) -> tuple[KeyNumbers, npt.NDArray[np.integer]]:
         """The numbering of keys whose columns are numbered, and the numbers of the rows: an integer array ``[rows]``."""
-        numberings = [each.numbering for each in columns]
-        code: npt.NDArray[np.integer] = codes[0]
-        count = numberings[0].count
-        pairs: list[_Numbering] = []
-        for numbering, column_code in zip(numberings[1:], codes[1:], strict=True):
-            joined = pa.array(code.astype(np.int64) * numbering.count + column_code)
-            pair, code = _Numbering.learn(joined)
+        return cls._of_numbered(zip((each.numbering for each in columns), codes, strict=True))
+
+    @classmethod
+    def _of_numbered(
+        cls, columns: Iterable[tuple[_Numbering, npt.NDArray[np.integer]]]
+    ) -> tuple[KeyNumbers, npt.NDArray[np.integer]]:
+        """The numbering of keys by those of their columns, of which there is one at least, and the numbers of the rows."""
+        given = iter(columns)
+        first, code = next(given)
+        count, numberings, pairs = first.count, [first], list[_Numbering]()
+        for numbering, column_code in given:
+            numberings.append(numbering)
+            pair, code = _Numbering.learn(pa.array(code.astype(np.int64, copy=False) * numbering.count + column_code))
             pairs.append(pair)
             count = pair.count
         return cls(count, tuple(numberings), tuple(pairs)), code

@@ -13,10 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from sidkit.core.arrays import Ints
-from sidkit.stores.offline.binary_search import LONG_AGO, as_ints, in_blocks, last_not_after
+from sidkit.stores.offline.binary_search import KeySearch, as_ints, last_not_after
 from sidkit.stores.offline.key_numbers import Column, GrowingNumbers, KeyNumbers
 from sidkit.stores.offline.row_order import by_key
 
@@ -32,7 +31,7 @@ def bytes_per_row(keys: int) -> int:
 
 
 @dataclass(frozen=True)
-class OrderedIndex:
+class OrderedIndex(KeySearch):
     """One feature table in order of time, sorted by key.
 
     ``start`` int64 [keys + 1] is the start of each key's rows in ``number``, an integer array [rows + 1] of row numbers that
@@ -83,17 +82,6 @@ class OrderedIndex:
         start = _starts(code, numbers.count)
         index = cls(numbers, start, _by_code(code, start), *clock.times(rows))
         return index if ties or not index._has_ties() else None
-
-    def find(self, keys: Sequence[Column], at_us: pa.Array, ttl_us: int | None = None, threads: int = 1) -> Ints:
-        """Look up the feature row of each entity row; see :meth:`sidkit.stores.offline.binary_search.SearchIndex.find`."""
-        code = self.numbers.look_up(keys, len(at_us))
-        at = as_ints(at_us.fill_null(LONG_AGO))
-        most = int(np.diff(self.start).max(initial=0))
-
-        def search(block: slice) -> Ints:
-            return self._search(code[block], at[block], most, ttl_us)
-
-        return in_blocks(search, len(at), threads)
 
     def _search(self, code: Ints, at: Ints, most: int, ttl_us: int | None) -> Ints:
         known = code >= 0

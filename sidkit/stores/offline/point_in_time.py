@@ -17,7 +17,7 @@ from sidkit.core.config import EngineSettings
 from sidkit.core.distinct import distinct_rows, places_among
 from sidkit.core.engine import memory_bytes
 from sidkit.stores.keys import as_declared
-from sidkit.stores.offline.binary_search import SearchIndex
+from sidkit.stores.offline.binary_search import KeySearch, SearchIndex
 from sidkit.stores.offline.duckdb_join import look_up
 from sidkit.stores.offline.duckdb_limits import duckdb_for, translated_errors
 from sidkit.stores.offline.ordered_index import OrderedIndex, bytes_per_row
@@ -200,7 +200,7 @@ class _Search:
         self._threads = threads
         self._features: pa.Table | None = None
         self._used_before = False
-        self._index: SearchIndex | OrderedIndex
+        self._index: KeySearch
         if index is not None:
             self._index = index
             return
