@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidkit.core.arrays import Ints
+from sidkit.core.arrays import Ints, one_chunk
 from sidkit.core.engine import literal, quoted
 from sidkit.core.row_groups import rows_of
 
@@ -124,7 +124,7 @@ def joined(
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in held.iter_batches(_BLOCK_ROWS, columns=own):
                 found = values.take(batch.num_rows)
-                whole = [batch.column(name) if name in own else _one(found.column(name)) for name in columns]
+                whole = [batch.column(name) if name in own else one_chunk(found.column(name)) for name in columns]
                 yield pa.RecordBatch.from_arrays(whole, schema=schema)
 
         yield pa.RecordBatchReader.from_batches(schema, batches())
@@ -250,7 +250,7 @@ def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
 
 def _taken(table: pa.Table, index: Ints) -> pa.Table:
     """Rows of a table; lists of one length are copied as rows of a matrix, which is quicker than one by one."""
-    columns = [_taken_lists(_one(column), index) for column in table.columns]
+    columns = [_taken_lists(one_chunk(column), index) for column in table.columns]
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 
@@ -263,16 +263,6 @@ def _taken_lists(column: pa.Array, index: Ints) -> pa.Array:
             ends = pa.array(np.arange(len(index) + 1, dtype=np.int32) * np.int32(width))
             return pa.ListArray.from_arrays(ends, pa.array(rows.ravel(), flat.type), type=column.type)
     return column.take(pa.array(index))
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return (
-        column.chunk(0)
-        if column.num_chunks == 1
-        else pa.concat_arrays(column.chunks)
-        if column.num_chunks
-        else pa.nulls(0, column.type)
-    )
 
 
 def _is_list(kind: pa.DataType) -> bool:
