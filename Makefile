@@ -48,8 +48,9 @@ lint: $(VENV)/.made
 types: $(VENV)/.made
 	$(BIN)/mypy
 
+# Kills of commands on servers take a minute and a half: `make test-services` has them.
 unit: $(VENV)/.made
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/system/test_production_kills.py
 
 # The lowest versions that pyproject.toml allows, in an environment of their own, and the tests that touch every dependency.
 LOWEST := .venv-lowest

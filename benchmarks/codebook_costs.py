@@ -41,13 +41,13 @@ from attribute_costs import write_source
 from processes import in_a_process, peak_mb
 
 from sidkit.core.arrays import Floats
+from sidkit.core.engine import GROUP_ROWS
 from sidkit.core.files import write_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "codebook_costs.json"
 SIZES = (256, 256, 256)
 CLUSTERS = 1000
-GROUP_ROWS = 122_880
 TRIGGERS = 2000
 
 
@@ -166,12 +166,12 @@ def write_vectors(path: Path, rows: int, dim: int) -> None:
     schema = pa.schema({"item_id": pa.string(), "text": pa.list_(pa.float32())})
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, 122_880):
-            count = min(122_880, rows - start)
+        for start in range(0, rows, GROUP_ROWS):
+            count = min(GROUP_ROWS, rows - start)
             flat = pa.array(rng.standard_normal(count * dim, dtype=np.float32))
             vectors = pa.FixedSizeListArray.from_arrays(flat, dim).cast(pa.list_(pa.float32()))
             ids = [f"i{number}" for number in range(start, start + count)]
-            writer.write_table(pa.table({"item_id": ids, "text": vectors}, schema=schema), row_group_size=122_880)
+            writer.write_table(pa.table({"item_id": ids, "text": vectors}, schema=schema), row_group_size=GROUP_ROWS)
 
 
 def write_content(repo: Path, dim: int, more: int = 0) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from sidkit.core import integrity
 from sidkit.core.config import EngineSettings
+from sidkit.core.engine import GROUP_ROWS
 from sidkit.core.files import write_json
 from sidkit.core.integrity import hashes_of, write_sealed
 from sidkit.core.repo import SETTINGS_FILE, Repo, init_repo
@@ -40,7 +41,7 @@ def written(repo: Repo, table: pa.Table) -> Path:
     path = repo.tables / "numbers.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    pq.write_table(table, path, compression="zstd", row_group_size=122_880)
+    pq.write_table(table, path, compression="zstd", row_group_size=GROUP_ROWS)
     write_sealed(path.with_suffix(".json"), {"files": hashes_of(path.parent, [path.name])})
     return path
 

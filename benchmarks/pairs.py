@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from semantic_ids.pairs.mining import PairSpec, mine_pairs
 from sidkit.core.clock import DAY_US, MICROS
 from sidkit.core.config import EngineSettings
+from sidkit.core.engine import GROUP_ROWS
 
 RESULTS = Path(__file__).parent / "results" / "pairs.json"
 START_US = 1_577_836_800 * MICROS
@@ -58,7 +59,7 @@ def write_log(folder: Path, events: int, seed: int = 0) -> None:
     )
     centres = rng.normal(size=(groups, DIM))
     np.save(folder / "vectors.npy", (centres[group] + rng.normal(size=(items, DIM))).astype(np.float32))
-    pq.write_table(table, folder / "log.parquet", compression="zstd", row_group_size=122_880)
+    pq.write_table(table, folder / "log.parquet", compression="zstd", row_group_size=GROUP_ROWS)
 
 
 def measure(work: Path, sources: tuple[str, ...], engine: dict[str, Any], told: Any) -> None:

@@ -26,7 +26,7 @@ from semantic_ids.neighbour_lists import neighbours_of, neighbours_path
 from semantic_ids.neighbour_table import write_neighbours
 from semantic_ids.records import CodebookRecord
 from sidkit.core.code_stats import stats_views
-from sidkit.core.engine import connection, literal, set_variables
+from sidkit.core.engine import connection, into, literal, set_variables
 from sidkit.core.errors import LifeCycleError
 from sidkit.core.files import remove
 from sidkit.core.integrity import checked, hashes_of, replaced, update_sealed
@@ -294,10 +294,7 @@ def _assign_codes(
             if reusable:
                 query = f"SELECT * FROM read_parquet({literal(reusable)}) UNION ALL BY NAME ({query})"
             with replaced(table, sidecar) as temporary:
-                opened.execute(
-                    f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) TO {literal(temporary)} "
-                    "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
-                )
+                opened.execute(f"COPY (SELECT * FROM ({query}) ORDER BY event_timestamp, item_id) {into(temporary)}")
         update_sealed(sidecar, {**stamp, "files": hashes_of(table.parent, [table.name])})
         total = _count(opened, f"SELECT count(*) FROM read_parquet({literal(table)})")
     if shards is not None:

@@ -18,7 +18,7 @@ from ranking.data.feature_views import string_array
 from ranking.data.targets import CLICKED, CONVERTED, Target
 from sidkit.core.arrays import Ints
 from sidkit.core.config import EngineSettings
-from sidkit.core.engine import connection, literal
+from sidkit.core.engine import connection, into, literal
 from sidkit.core.files import written_beside
 from sidkit.core.integrity import checked
 from sidkit.datasets.user_sample import kept_users
@@ -94,7 +94,7 @@ class RowsFile:
                 COPY (
                     SELECT * EXCLUDE (row) FROM ({self._sampled(opened, window, most)})
                     ORDER BY md5_number(user_id || '@' || epoch_us(event_timestamp)::VARCHAR), row
-                ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)
+                ) {into(temporary)}
             """)
 
     def _classes(self, opened: duckdb.DuckDBPyConnection, window: Window) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from semantic_ids.pairs.mining import (
 )
 from semantic_ids.pairs.sources import SCORES, clicks_of, fill_scores, shares, top_scores, trigger_counts
 from sidkit.core.arrays import Floats, Ints
-from sidkit.core.engine import connection, literal, working_on
+from sidkit.core.engine import connection, into, literal, working_on
 from sidkit.core.repo import Repo
 from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
 from sidkit.tables import read_log
@@ -140,7 +140,7 @@ class PairShards:
                 with working_on("mining pairs of items"):
                     opened.execute(
                         "COPY (SELECT first_item, second_item, CAST(sum(score) AS BIGINT) AS score FROM scores GROUP BY ALL) "
-                        f"TO {literal(folder / f'{name}-{SWING}')} (FORMAT parquet, COMPRESSION zstd)"
+                        f"{into(folder / f'{name}-{SWING}')}"
                     )
 
     def _joined(self, folders: Sequence[Path], name: str, spec: PairSpec, end_us: int) -> ItemPairs:

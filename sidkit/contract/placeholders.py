@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from sidkit.core.config import NO_VECTORS
-from sidkit.core.engine import literal
+from sidkit.core.engine import into, literal
 from sidkit.core.files import written_beside
 
 
@@ -17,5 +17,5 @@ def write_placeholders(opened: duckdb.DuckDBPyConnection, work: Path) -> None:
     with written_beside(work / "item_embeddings.parquet") as temporary:
         opened.execute(
             f"COPY (SELECT DISTINCT item_id, [0.0]::FLOAT[] AS {NO_VECTORS} FROM read_parquet({items}) ORDER BY item_id) "
-            f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
+            f"{into(temporary)}"
         )

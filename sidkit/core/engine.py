@@ -14,6 +14,9 @@ from sidkit.core.config import EngineSettings
 from sidkit.core.errors import MemoryLimitError
 from sidkit.core.sql_connection import SqlConnection
 
+GROUP_ROWS = 122_880
+"""Rows of a row group of Parquet, DuckDB's own default."""
+
 
 @contextmanager
 def connection(
@@ -100,6 +103,11 @@ def quoted(name: str) -> str:
 def literal(text: str | Path) -> str:
     """Quote an SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def into(path: Path, compression: str = "zstd", rows: int = GROUP_ROWS) -> str:
+    """The end of a ``COPY (...)`` that writes a Parquet file with so many rows per row group."""
+    return f"TO {literal(path)} (FORMAT parquet, COMPRESSION {compression}, ROW_GROUP_SIZE {rows})"
 
 
 def memory_bytes(limit: str) -> int:

@@ -12,8 +12,8 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from sidkit.core.engine import literal, quoted
-from sidkit.core.wide_rows import GROUP_ROWS, joined, write_joined
+from sidkit.core.engine import into, quoted
+from sidkit.core.wide_rows import joined, write_joined
 
 _RELATION = "_wide_rows"
 
@@ -81,8 +81,7 @@ class OrderedRows:
 
     def _copy(self, columns: str, path: Path, compression: str) -> None:
         self._opened.execute(
-            f"COPY (SELECT {columns} FROM ({self._query}) ORDER BY {self._order}) TO {literal(path)} "
-            f"(FORMAT parquet, COMPRESSION {compression}, ROW_GROUP_SIZE {GROUP_ROWS})"
+            f"COPY (SELECT {columns} FROM ({self._query}) ORDER BY {self._order}) {into(path, compression)}"
         )
 
     def __enter__(self) -> Self:

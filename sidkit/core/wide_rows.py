@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.core.arrays import Ints, one_chunk
-from sidkit.core.engine import literal, quoted
+from sidkit.core.engine import GROUP_ROWS, literal, quoted
 from sidkit.core.row_groups import rows_of
 
 REFERENCE = "_sidkit_row"
 """Column of a narrow table: what :func:`reference` gives, or null for a row without values."""
-GROUP_ROWS = 122_880
 _FILES = 2
 _BLOCK_ROWS = 8192
 _BUCKET_BYTES = 1 << 26

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS
 from sidkit.core.config import EngineSettings
-from sidkit.core.engine import connection, literal, working_on
+from sidkit.core.engine import GROUP_ROWS, connection, into, literal, working_on
 from sidkit.core.errors import ConfigError, ContractError, SidkitWarning
 from sidkit.core.files import remove, typed_path
 from sidkit.datasets.base import GeneratedDataset
@@ -27,8 +27,8 @@ from sidkit.datasets.base import GeneratedDataset
 USERS = "users"
 """Name of the table of user attributes."""
 _DESCRIBED = ".described.parquet"
-_ROWS, _WIDE_ROWS = 122_880, 20_480
-"""Rows per row group, which are buffered while it is written; fewer of rows with long texts."""
+_WIDE_ROWS = 20_480
+"""Rows per row group of long texts: those of a group are buffered while it is written."""
 _UNSEEN = "an item without a date that appears in no interaction"
 _SPILL = ".spill"
 
@@ -192,8 +192,6 @@ def copies(opened: duckdb.DuckDBPyConnection, published: str, interactions: Path
     return (int(row[0]) if row else 0) - int(pq.read_metadata(interactions).num_rows)
 
 
-def _copy(opened: duckdb.DuckDBPyConnection, query: str, path: Path, row_group: int = _ROWS) -> int:
-    row = opened.execute(
-        f"COPY ({query}) TO {literal(path)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {row_group})"
-    ).fetchone()
+def _copy(opened: duckdb.DuckDBPyConnection, query: str, path: Path, row_group: int = GROUP_ROWS) -> int:
+    row = opened.execute(f"COPY ({query}) {into(path, rows=row_group)}").fetchone()
     return int(row[0]) if row else 0

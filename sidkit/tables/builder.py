@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ import pyarrow.parquet as pq
 from sidkit.core.artifact import read_manifest
 from sidkit.core.clock import check_as_of, iso, present_us
 from sidkit.core.config import content_hash
-from sidkit.core.engine import literal, working_on
+from sidkit.core.engine import into, literal, working_on
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError, ConfigError, SettingsChangedError, TimeError
 from sidkit.core.feature_settings import ITEM_ATTRIBUTES, ITEM_ID
 from sidkit.core.integrity import checked, hashes_of, read_sealed, read_verified, write_sealed
 from sidkit.core.repo import Repo
 from sidkit.core.shards import Shard, ShardedWork, Shards, check_shards
 from sidkit.core.sql_connection import SqlConnection
-from sidkit.tables.affinity import affinity_tables, has_late_rows, read_valued_events
+from sidkit.tables.affinity import affinity_tables, has_late_rows
 from sidkit.tables.attributes import (
     ATTRIBUTE_TABLES,
     changes_of,
@@ -41,8 +42,8 @@ from sidkit.tables.day_partitions import write_days
 from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
-from sidkit.tables.rows import NO_FEATURES, merged_query, set_times
-from sidkit.tables.table_files import write_first, write_table
+from sidkit.tables.rows import NO_FEATURES, TableQueries, merged_query, set_times
+from sidkit.tables.table_files import parts_of, write_first, write_table
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -164,10 +165,7 @@ def build_shard(
                 merged = merged_query(opened, repo, name, plan.before, plan.noted["settings"])
                 path = folder / f"{name}.parquet"
                 with working_on(f"building the table {name}"):
-                    opened.execute(
-                        f"COPY (SELECT * FROM ({merged}) WHERE {shard.sql(key)}) TO {literal(path)} "
-                        "(FORMAT parquet, COMPRESSION zstd)"
-                    )
+                    opened.execute(f"COPY (SELECT * FROM ({merged}) WHERE {shard.sql(key)}) {into(path)}")
                 rows[name] = pq.read_metadata(path).num_rows
 
     return rows if shards.make(shard.number, write) else None
@@ -301,7 +299,6 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
     folders = work.folders(shards) if work is not None and shards is not None else []
     with table_connection(repo) as opened:
         set_times(opened, repo, as_of_us)
-        read_events(opened, log, before)
         modalities, in_duckdb = noted["settings"]["source.modalities"], repo.settings.engine.tables == "duckdb"
         read_content(opened, log, modalities, by_reference=in_duckdb)
         defined, affinity = defined_tables(noted["features"]), affinity_tables(noted["features"])
@@ -312,26 +309,24 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
             name: read_versions_of(repo, opened, name, columns, log, _shapes_of(before, name, kept[name]))
             for name, columns in defined.items()
         }
+        sharded = {name: [folder / f"{name}.parquet" for folder in folders] for name in TABLES if folders}
+        queries = TableQueries(opened, repo, log, before, noted["settings"], defined, affinity, sharded)
         rows, new = {}, {}
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
             path = repo.tables / f"{name}.parquet"
             refers = name == "item_content" and in_duckdb
             vectors = ContentVectors(log, path, modalities, repo.data / "tmp") if refers else None
+            listed = list(kept[name]) if name in changed and kept.get(name) else []
+            rows_of = partial(queries.rows_of, name, known, listed)
             with working_on(f"building the table {name}"):
-                if name in affinity:
-                    kind = defined.get(ITEM_ATTRIBUTES, {}).get(affinity[name], "category")
-                    read_valued_events(opened, affinity[name], kind, repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
-                listed = list(kept[name]) if name in changed and kept.get(name) else []
-                of_value, payload = affinity.get(name), list(defined.get(name, ()))
-                merged = merged_query(opened, repo, name, known, noted["settings"], of_value, payload, listed)
-                if folders and name in TABLES:
-                    parts = ", ".join(literal(folder / f"{name}.parquet") for folder in folders)
-                    merged = f"SELECT * FROM read_parquet([{parts}])"
                 if known is None and in_duckdb and not path.exists():
-                    rows[name] = new[name] = write_first(opened, name, path, merged, vectors)
+                    counted = name in affinity or (name in TABLES and not refers and name not in sharded)
+                    parts = parts_of(log.rows, repo.settings.engine.memory_limit) if counted else 0
+                    spill = repo.data / "tmp"
+                    rows[name] = new[name] = write_first(opened, name, path, rows_of, parts, spill, vectors)
                     continue
-                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
                     of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
                     changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from sidkit.core.code_stats import SID_PREFIX
-from sidkit.core.engine import literal, quoted, set_variables
+from sidkit.core.engine import into, literal, quoted, set_variables
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.integrity import checked, replaced
 from sidkit.core.repo import Repo
@@ -267,7 +267,7 @@ class CodeTable:
             with replaced(self._path, self._path.with_suffix(".json")) as temporary:
                 opened.execute(
                     f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {self._listed_keys}) "
-                    f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+                    f"{into(temporary)}"
                 )
         opened.execute("DROP TABLE written")
         return int(counted[1])

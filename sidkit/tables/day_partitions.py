@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from sidkit.core.arrays import Ints
 from sidkit.core.clock import MICROS
-from sidkit.core.engine import connection, literal, quoted
+from sidkit.core.engine import GROUP_ROWS, connection, literal, quoted
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import remove, sha256, sync, temporary_beside
 from sidkit.core.integrity import (
@@ -46,7 +46,6 @@ TABLE = "table"
 _DAYS = "days"
 """Key of the manifest: day -> number of rows and a hash of them."""
 _TIMES = {"event_timestamp", "created_timestamp"}
-_ROW_GROUP = 122_880
 _EMPTY = date(1970, 1, 1)
 """Day of the file without rows of an empty table: readers need its columns."""
 
@@ -166,7 +165,7 @@ def _split(table: Path, target: Path, days: set[str]) -> None:
     with pq.ParquetFile(table) as opened:
         known = _day_numbers(opened.read(columns=["event_timestamp"]).column(0))
         in_order = bool((np.diff(known) >= 0).all())
-        parts = opened.iter_batches(_ROW_GROUP) if in_order else [opened.read().take(np.argsort(known, kind="stable"))]
+        parts = opened.iter_batches(GROUP_ROWS) if in_order else [opened.read().take(np.argsort(known, kind="stable"))]
         schema = opened.schema_arrow.remove_metadata()
         writer: pq.ParquetWriter | None = None
         writing = ""
@@ -187,7 +186,7 @@ def _split(table: Path, target: Path, days: set[str]) -> None:
                         writer, writing = _new_file(target, day, schema), day
                     rows = part.slice(first, end - first)
                     table_of = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-                    writer.write_table(table_of.cast(schema), row_group_size=_ROW_GROUP)
+                    writer.write_table(table_of.cast(schema), row_group_size=GROUP_ROWS)
         finally:
             if writer is not None:
                 writer.close()

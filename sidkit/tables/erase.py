@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.contract.context import log_types
-from sidkit.core.engine import connection, literal
+from sidkit.core.engine import connection, into, literal
 from sidkit.core.errors import RepoError
 from sidkit.core.files import remove, sha256, written_beside
 from sidkit.core.integrity import FILES, PENDING, hashes_of, manifest_of, read_sealed, replaced, write_sealed
@@ -92,9 +92,7 @@ def purge_log(repo: Repo, users: Sequence[str]) -> None:
             # The number stays in the name: builds compare it with their own.
             path = path.with_name(f"removed-{number_of(entry):05d}-{log.consumed['ingests']:05d}.parquet")
             with written_beside(path) as temporary:
-                opened.execute(
-                    f"COPY (SELECT * FROM {left}) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
-                )
+                opened.execute(f"COPY (SELECT * FROM {left}) {into(temporary)}")
             entries.append({**entry, "file": path.name, "rows": rows, "mark": mark_of(opened, _rows_of([path]))})
     manifest = {**log.manifest, "removed": entries}
     write_log(repo, manifest)

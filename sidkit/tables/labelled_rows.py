@@ -27,7 +27,7 @@ from sidkit.contract.attribute_values import shape_of, value_sql
 from sidkit.contract.context import further_columns
 from sidkit.contract.events import LOG_TYPES
 from sidkit.core.config import content_hash
-from sidkit.core.engine import connection, literal, quoted, set_variables, working_on
+from sidkit.core.engine import connection, into, literal, quoted, set_variables, working_on
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.feature_settings import AttributeKind
 from sidkit.core.integrity import hashes_of, read_verified, replaced, say_discarded, write_sealed
@@ -275,5 +275,5 @@ def _write(opened: duckdb.DuckDBPyConnection, path: Path) -> None:
                     SELECT user_id, item_id, min(epoch_us(timestamp)) AS _first_us FROM log WHERE label = 1 GROUP BY ALL
                 ) AS touched USING (user_id, item_id)
                 ORDER BY event_timestamp, user_id, request_id NULLS FIRST, sampled, item_id, label
-            ) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)
+            ) {into(temporary)}
         """)

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from sidkit.contract.events import EVENT_KEY, one_row_per_event
-from sidkit.core.engine import literal, quoted, working_on
+from sidkit.core.engine import into, literal, quoted, working_on
 from sidkit.core.files import remove, written_beside
 
 _KEY = ", ".join(EVENT_KEY)
@@ -228,7 +228,7 @@ def write_part(
     with written_beside(path) as temporary:
         opened.execute(
             f"COPY (SELECT * FROM ({query}) ORDER BY timestamp, user_id, item_id, label, request_id NULLS FIRST, "
-            f"position NULLS FIRST) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+            f"position NULLS FIRST) {into(temporary)}"
         )
     facts = opened.execute(
         f"SELECT count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp)) FROM {rows_of([path])}"

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from sidkit.contract.events import EVENT_KEY
-from sidkit.core.engine import literal, quoted, working_on
+from sidkit.core.engine import into, literal, quoted, working_on
 from sidkit.core.files import sha256, written_beside
 from sidkit.tables.log_changes import EVENTS, agree, mark_of, names_of, number_of, of_events, rows_of, write_part
 
@@ -95,7 +95,7 @@ def reconcile(
     with written_beside(result) as temporary:
         opened.execute(
             f"COPY (SELECT {columns} FROM source_rows ANTI JOIN settled ON {agree('source_rows', 'settled', EVENT_KEY)} "
-            f"UNION ALL SELECT {columns} FROM settled) TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd)"
+            f"UNION ALL SELECT {columns} FROM settled) {into(temporary)}"
         )
     vanished = agree("overridden", "source_rows", EVENT_KEY)
     opened.execute(f"""

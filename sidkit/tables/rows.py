@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidkit.core.engine import literal, set_variables
-from sidkit.core.feature_settings import FeatureSettings
+from sidkit.core.feature_settings import ITEM_ATTRIBUTES, FeatureSettings
 from sidkit.core.repo import Repo
 from sidkit.core.sql_connection import SqlConnection, columns_of
 from sidkit.core.wide_rows import REFERENCE
-from sidkit.tables.affinity import EVENTS, NEW_EVENTS, rows_query
+from sidkit.tables.affinity import EVENTS, NEW_EVENTS, read_valued_events, rows_query
 from sidkit.tables.content import compared_columns, referring
-from sidkit.tables.counts import count_events, merge_by_restart, next_window_us
+from sidkit.tables.counts import count_events, merge_by_restart, next_window_us, read_events
 from sidkit.tables.keys import key_columns
+from sidkit.tables.log import Log
 from sidkit.tables.versions import merge_versions, with_columns_of
 
 NO_FEATURES = FeatureSettings().table_settings
@@ -93,6 +95,36 @@ def merged_query(
     if columns:
         return merge_versions(query, earlier, key_columns(name)[0], columns, compared)
     return merge_by_restart(query, key_columns(name), old, columns_of(opened, query))
+
+
+@dataclass(frozen=True)
+class TableQueries:
+    """SQL for the rows of the tables of a build.
+
+    ``before`` is the manifest of the previous build, ``defined`` has the columns of tables of attributes, ``affinity`` the
+    attribute of tables ``user_<attribute>_stats``, and ``sharded`` the files of tables that were computed in shards.
+    """
+
+    opened: SqlConnection
+    repo: Repo
+    log: Log
+    before: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    defined: Mapping[str, Mapping[str, Any]]
+    affinity: Mapping[str, str]
+    sharded: Mapping[str, Sequence[Path]]
+
+    def rows_of(self, name: str, known: Mapping[str, Any] | None, kept: Sequence[str], only: str) -> str:
+        """The rows of a table, from the events for which the condition ``only`` holds; for the others see ``merged_query``."""
+        read_events(self.opened, self.log, self.before, only)
+        attribute, payload = self.affinity.get(name), list(self.defined.get(name, ()))
+        if attribute is not None:
+            kind = self.defined.get(ITEM_ATTRIBUTES, {}).get(attribute, "category")
+            read_valued_events(self.opened, attribute, kind, self.repo.tables / f"{ITEM_ATTRIBUTES}.parquet")
+        merged = merged_query(self.opened, self.repo, name, known, self.settings, attribute, payload, kept)
+        if name in self.sharded:
+            merged = f"SELECT * FROM read_parquet([{', '.join(map(literal, self.sharded[name]))}])"
+        return merged
 
 
 def _prepare_history(opened: SqlConnection, before: Mapping[str, Any] | None, delay_us: int) -> None:

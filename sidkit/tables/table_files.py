@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import duckdb
 import pyarrow.parquet as pq
 
-from sidkit.core.engine import literal, quoted
+from sidkit.core.engine import into, literal, memory_bytes, quoted
 from sidkit.core.integrity import MANIFEST, replaced
 from sidkit.core.sql_connection import SqlConnection
 from sidkit.tables.content import ContentVectors
 from sidkit.tables.keys import key_columns
 
+_EVENT_BYTES = 150
+"""Memory to compute the rows of one event: 10 million need no more than 1,500 MB, 100 million more than 3,000 MB."""
+_MOST_PARTS = 256
+
 
 def write_first(
-    opened: SqlConnection, name: str, path: Path, merged: str, vectors: ContentVectors | None = None
+    opened: SqlConnection,
+    name: str,
+    path: Path,
+    rows_of: Callable[[str], str],
+    parts: int,
+    spill: Path,
+    vectors: ContentVectors | None = None,
 ) -> int:
-    """Write a table that does not exist yet, without a copy of its rows in memory or on disk; return their number.
+    """Write a table that does not exist yet, without a copy of its rows in memory; return their number.
 
-    ``vectors`` is where those of rows of ``merged`` lie, if they refer to them.
+    Parameters
+    ----------
+    opened : SqlConnection
+        Of DuckDB.
+    name : str
+        The table.
+    path : Path
+        Its file.
+    rows_of : callable
+        The query of the rows of the keys for which a condition holds, of all with ``"true"``.
+    parts : int
+        The rows are computed in so many parts by a hash of their first key, and more if memory does not suffice; 0 if they
+        can only be computed together.
+    spill : Path
+        Folder for the parts.
+    vectors : ContentVectors, optional
+        Where the vectors of the rows lie, if they refer to them.
     """
     try:
-        _copy(opened, name, path, f"({merged})", vectors)
-    except duckdb.OutOfMemoryException:  # computing the rows and sorting them one after the other needs less
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {merged}")
+        if parts > 1:
+            _copy_parts(opened, name, path, rows_of, parts, spill)
+        else:
+            _copy(opened, name, path, f"({rows_of('true')})", vectors)
+    except duckdb.OutOfMemoryException:
+        if 0 < parts < _MOST_PARTS:
+            return write_first(opened, name, path, rows_of, 4 * parts, spill)
+        if parts:
+            raise
+        # To compute the rows and to sort them, one after the other, needs less.
+        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
         _copy(opened, name, path, "written", vectors)
         opened.execute("DROP TABLE written")
     return int(pq.read_metadata(path).num_rows)
+
+
+def parts_of(events: int, memory_limit: str) -> int:
+    """The parts in which the rows of a table are computed from so many events, ``parts`` of :func:`write_first`."""
+    return max(1, -(-events * _EVENT_BYTES // memory_bytes(memory_limit)))
+
+
+def _copy_parts(
+    opened: SqlConnection, name: str, path: Path, rows_of: Callable[[str], str], parts: int, spill: Path
+) -> None:
+    """Write the rows of each part in any order, then sort them all."""
+    key = quoted(key_columns(name)[0])
+    with tempfile.TemporaryDirectory(dir=spill, prefix="parts-") as folder:
+        for part in range(parts):
+            rows = rows_of(f"hash({key}) % {parts} = {part}")
+            opened.execute(f"COPY ({rows}) {into(Path(folder) / f'{part}.parquet', 'snappy')}")
+        _copy(opened, name, path, f"read_parquet({literal(Path(folder) / '*.parquet')})", None)
 
 
 def write_table(
@@ -59,6 +112,5 @@ def _copy(opened: SqlConnection, name: str, path: Path, relation: str, vectors: 
                 rows.write(temporary)
             return
         opened.execute(
-            f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) "
-            f"TO {literal(temporary)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+            f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) {into(temporary)}"
         )

@@ -171,11 +171,15 @@ def entity_keys(columns: Mapping[str, pa.Array], value_types: Mapping[str, str])
 
 def text_keys(name: str, values: Sequence[Any]) -> list[bytes] | None:
     """Like :func:`entity_keys` for one text join key and plain strings; None if a value is not a string."""
-    before = _text_prefixes(name)
+    short = _short_prefixes(name)
     try:
-        return [before[len(text)] + text for text in map(str.encode, values)]
+        texts = list(map(str.encode, values))
     except TypeError:
         return None
+    try:
+        return [short[len(text)] + text for text in texts]
+    except KeyError:
+        return [_text_prefix(name, len(text)) + text for text in texts]
 
 
 def integer_keys(name: str, kind: str, values: Sequence[Any]) -> list[bytes] | None:
@@ -190,22 +194,15 @@ def integer_keys(name: str, kind: str, values: Sequence[Any]) -> list[bytes] | N
         return None
 
 
-class _Prefixes(dict[int, bytes]):
-    """What precedes a text within a key, by the text's length in bytes."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._start = key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little")
-
-    def __missing__(self, length: int) -> bytes:
-        prefix = self._start + length.to_bytes(4, "little")
-        if length < _SHORT_TEXT:
-            self[length] = prefix
-        return prefix
+def _text_prefix(name: str, length: int) -> bytes:
+    """What precedes a text of so many bytes within a key."""
+    return key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little") + length.to_bytes(4, "little")
 
 
-_SHORT_TEXT = 256
-_text_prefixes = lru_cache(maxsize=256)(_Prefixes)
+@lru_cache(maxsize=256)
+def _short_prefixes(name: str) -> dict[int, bytes]:
+    """The prefixes of texts of less than 256 bytes, by length; a plain dict, which is faster than one that adds to itself."""
+    return {length: _text_prefix(name, length) for length in range(256)}
 
 
 def text_value(text: str) -> bytes:

@@ -8,7 +8,7 @@ the cache need not cross the network (:class:`sidkit.stores.online.redis_reading
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -104,7 +104,7 @@ class RowCache:
                 else:
                     entries[place] = again[key] = old
         fetched = fetch(missing)
-        self.keep(group, {**again, **dict(zip(missing, fetched, strict=True))})
+        self.keep(group, again | dict(zip(missing, fetched, strict=True)))
         if len(missing) == len(keys):
             return fetched
         rest = iter(fetched)
@@ -129,8 +129,8 @@ class RowCache:
 
 def _size(group: Group, entries: dict[bytes, Entry]) -> int:
     overhead = (_ENTRY_BYTES + _ROW_BYTES * len(group)) * len(entries)
-    return overhead + _length(entries) + _length(filter(None, chain.from_iterable(entries.values())))
-
-
-def _length(texts: Iterable[bytes]) -> int:
-    return sum(map(len, texts))
+    try:
+        length = sum(map(len, chain.from_iterable(entries.values())))
+    except TypeError:  # a key has no row in a view
+        length = sum(map(len, filter(None, chain.from_iterable(entries.values()))))
+    return overhead + length + sum(map(len, entries))

@@ -210,6 +210,12 @@ def _variable(
     if not places:
         return {}
     size, count = layout.dtype.itemsize, len(rows)
+    if origins is None and len(layout.variable) == 1:
+        # Rows of equal length have equally long parts.
+        length = len(rows[0]) - size - TAIL
+        if (head[str(places[0])] == length).all():
+            payload = np.ndarray((count,), f"V{length}", joined, size, (len(rows[0]),)).tobytes()
+            return {places[0]: (payload, np.arange(count + 1) * length)}
     before = dict(zip(layout.variable, (None, *layout.variable), strict=False))
     ends = {place: head[str(place)] for each in places for place in (each, before[each]) if place is not None}
     starts_of = [0 if (previous := before[place]) is None else ends[previous] for place in places]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import yaml
 
 from sidkit.core.config import EngineSettings
-from sidkit.core.engine import connection, literal, working_on
+from sidkit.core.engine import connection, into, literal, working_on
 from sidkit.core.errors import EngineError
 from sidkit.core.extras import require
 from sidkit.core.files import remove
@@ -38,7 +38,6 @@ ALWAYS = {
 }
 """SQL settings of every session, whatever ``spark_conf`` says."""
 _SET = re.compile(r"SET VARIABLE (\w+) = \$value")
-_ROW_GROUP = 122_880
 
 
 def spark_conf(repo: Repo) -> dict[str, str]:
@@ -201,10 +200,7 @@ class SparkConnection:
         listed = ", ".join(literal(part) for part in sorted(parts.glob("part-*.parquet")))
         with connection(self._engine, self._work / "duckdb") as opened, working_on("joining the parts of a table"):
             opened.execute("SET preserve_insertion_order = true")
-            opened.execute(
-                f"COPY (SELECT * FROM read_parquet([{listed}])) TO {literal(path)} "
-                f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
-            )
+            opened.execute(f"COPY (SELECT * FROM read_parquet([{listed}])) {into(path)}")
         remove(parts)
 
 
