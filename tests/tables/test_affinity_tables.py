@@ -127,6 +127,21 @@ def test_increments_with_late_events_are_the_counts_by_hand(tmp_path: Path, seed
     assert {name: (repo.tables / f"user_{name}_stats.parquet").read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize("parts", [2, 7])
+def test_tables_computed_in_parts_are_those_computed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    events, versions = random_world(3)
+    at_once = built(tmp_path / "at once", events, versions)
+    monkeypatch.setattr("sidkit.tables.builder.parts_of", lambda *_: parts)
+    in_parts = built(tmp_path / "in parts", events, versions)
+    names = sorted(path.name for path in at_once.tables.glob("*.parquet"))
+    assert {"user_stats.parquet", "user_history.parquet", "user_genres_stats.parquet"} <= set(names)
+    for name in names:
+        assert pq.read_table(in_parts.tables / name).equals(pq.read_table(at_once.tables / name)), name
+    assert not list((in_parts.data / "tmp").glob("parts-*"))
+
+
 def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [("u1", "i1", START + day * DAY, day % 2) for day in range(5)]
     versions: list[Version] = [("i1", START - DAY, "a", ["x"])]
@@ -135,7 +150,7 @@ def test_a_version_of_an_earlier_time_recounts_all_and_says_so(tmp_path: Path, m
     write_world(tmp_path / "source", events, versions)
     ingest(repo)
     with monkeypatch.context() as killed:  # after item_attributes was written
-        killed.delattr("sidkit.tables.builder.read_valued_events")
+        killed.delattr("sidkit.tables.rows.read_valued_events")
         with pytest.raises(NameError):
             build_tables(repo, END)
     why = "item_attributes got versions of earlier times"

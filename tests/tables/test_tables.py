@@ -199,6 +199,15 @@ def test_a_first_build_that_lacks_memory_computes_in_parts_or_before_it_sorts(
         assert table.equals(expected[name]), name
 
 
+def test_the_parts_of_a_build_follow_the_events_and_the_memory_limit() -> None:
+    from sidkit.tables.table_files import parts_of
+
+    assert parts_of(10_000_000, "1500MB") == 1
+    assert parts_of(100_000_000, "1500MB") == 10
+    assert parts_of(100_000_000, "3GB") == 5
+    assert parts_of(0, "300MB") == 1
+
+
 def test_a_build_killed_between_two_tables_is_finished_by_the_next(
     repo_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
