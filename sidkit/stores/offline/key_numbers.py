@@ -15,6 +15,7 @@ from sidkit.core.arrays import Ints
 from sidkit.stores.keys import is_binary, is_text
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
+_MOST_WAITING = 2**22
 
 
 class UnlikeKeysError(TypeError):
@@ -58,17 +59,40 @@ class _Numbering:
 
 
 class GrowingNumbers:
-    """Numbers the distinct values of a column without nulls that is given in parts, in the order of their first row."""
+    """Numbers the distinct values of a column without nulls that is given in parts, in the order of their first row.
 
-    def __init__(self) -> None:
+    Parts wait until they have as many rows as there are known values, since every numbering hashes all of these.
+
+    Parameters
+    ----------
+    rows : int
+        Number of rows of the column.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._codes = np.empty(rows, dtype=np.int32)
+        self._numbered = 0
         self._values: pa.Array | None = None
+        self._waiting: list[pa.Array] = []
+        self._rows_waiting = 0
 
-    def codes(self, column: Column) -> npt.NDArray[np.int32]:
-        """The numbers of some rows, ``int32 [rows]``; those of earlier rows stay as they are."""
-        encoded = _canonical(column)
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        encoded = encoded.dictionary_encode()
+    def add(self, column: Column) -> None:
+        """Add the next rows."""
+        column = _canonical(column)
+        self._waiting += column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        self._rows_waiting += len(column)
+        if self._rows_waiting >= min(len(self._values) if self._values is not None else 0, _MOST_WAITING):
+            self._number()
+
+    def codes(self) -> npt.NDArray[np.int32]:
+        """The numbers of all rows that were added, ``int32 [rows]``."""
+        self._number()
+        return self._codes
+
+    def _number(self) -> None:
+        if not self._waiting:
+            return
+        encoded = pa.concat_arrays(self._waiting).dictionary_encode()
         if self._values is None:
             self._values = encoded.dictionary.slice(0, 0)
         place = pc.index_in(encoded.dictionary, value_set=self._values)
@@ -76,8 +100,9 @@ class GrowingNumbers:
         number = place.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         number[number < 0] = np.arange(len(self._values), len(self._values) + len(fresh), dtype=np.int32)
         self._values = pa.concat_arrays([self._values, fresh])
-        codes: npt.NDArray[np.int32] = number[encoded.indices.to_numpy()]
-        return codes
+        end = self._numbered + self._rows_waiting
+        self._codes[self._numbered : end] = number[encoded.indices.to_numpy()]
+        self._numbered, self._waiting, self._rows_waiting = end, [], 0
 
     @property
     def numbering(self) -> _Numbering:
@@ -116,10 +141,9 @@ class KeyNumbers:
         return numbers, code.astype(np.int64, copy=False)
 
     @classmethod
-    def of_columns(
-        cls, columns: Sequence[GrowingNumbers], codes: Sequence[npt.NDArray[np.int32]]
-    ) -> tuple[KeyNumbers, npt.NDArray[np.integer]]:
+    def of_columns(cls, columns: Sequence[GrowingNumbers]) -> tuple[KeyNumbers, npt.NDArray[np.integer]]:
         """The numbering of keys whose columns are numbered, and the numbers of the rows: an integer array ``[rows]``."""
+        codes = [each.codes() for each in columns]  # which completes the numberings
         return cls._of_numbered(zip((each.numbering for each in columns), codes, strict=True))
 
     @classmethod

@@ -67,18 +67,15 @@ class OrderedIndex(KeySearch):
         OrderedIndex or None
             None if the rows are not in order of time, a key or time is null, or rows tie that must not.
         """
-        clock, columns = _Clock(), [GrowingNumbers() for _ in range(keys)]
-        codes = [np.empty(rows, dtype=np.int32) for _ in range(keys)]
-        at = 0
+        clock, columns = _Clock(), [GrowingNumbers(rows) for _ in range(keys)]
         for values, moments in batches:
             if moments.null_count or any(column.null_count for column in values):
                 return None
             if not clock.add(as_ints(moments)):
                 return None
-            for numbering, column, held in zip(columns, values, codes, strict=True):
-                held[at : at + len(moments)] = numbering.codes(column)
-            at += len(moments)
-        numbers, code = KeyNumbers.of_columns(columns, codes)
+            for numbering, column in zip(columns, values, strict=True):
+                numbering.add(column)
+        numbers, code = KeyNumbers.of_columns(columns)
         start = _starts(code, numbers.count)
         index = cls(numbers, start, _by_code(code, start), *clock.times(rows))
         return index if ties or not index._has_ties() else None
