@@ -101,15 +101,17 @@ class OrderedIndex(KeySearch):
 
     def _has_ties(self) -> bool:
         """Whether two rows have the same key and time."""
+        longest = int(np.diff(self.first).max(initial=0))
         for begin in range(1, len(self.number), _SCANNED_ROWS):
             rows = self.number[begin : begin + _SCANNED_ROWS + 1]
-            time = self._time(rows)
-            same = np.flatnonzero((time[1:] == time[:-1]) & (rows[1:] > rows[:-1])) + begin
+            apart = np.diff(rows)
+            # Rows of one time are not further apart than the longest run of it, so few times are looked up.
+            near = np.flatnonzero((apart > 0) & (apart < longest))
+            if not len(near):
+                continue
+            same = near[self._time(rows[near]) == self._time(rows[near + 1])] + begin
             # Equal times within one key, not at the end of one and the start of the next.
-            if (
-                len(same)
-                and (np.searchsorted(self.start, same - 1, "right") == np.searchsorted(self.start, same, "right")).any()
-            ):
+            if (np.searchsorted(self.start, same - 1, "right") == np.searchsorted(self.start, same, "right")).any():
                 return True
         return False
 
