@@ -52,12 +52,14 @@ class RowCache:
         self._young: dict[Group, dict[bytes, Entry]] = {}
         self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
+        self._unsorted: tuple[Group, Sequence[bytes], list[Entry]] | None = None
         self.layouts: dict[str, dict[int, Layout]] = {}
         self.tables: int | None = None
 
     @property
     def size(self) -> int:
         """Current size in bytes, including Python's overhead."""
+        self._sort()
         return self._young_bytes + self._old_bytes
 
     def forget(self) -> None:
@@ -65,6 +67,7 @@ class RowCache:
         self.layouts, self.tables = {}, None
         self._young, self._old = {}, {}
         self._young_bytes = self._old_bytes = 0
+        self._unsorted = None
 
     def at(self, version: int) -> None:
         """Set the version of the file that the connection reads now; entries of another version are cleared."""
@@ -74,10 +77,12 @@ class RowCache:
 
     def entry(self, group: Group, key: bytes) -> Entry | None:
         """The entry of one key if it is cached, after a call of :meth:`at`; its generation does not change."""
+        self._sort()
         return self._young.get(group, {}).get(key) or self._old.get(group, {}).get(key)
 
     def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry] | None:
         """The entries of keys if all of them were read or used lately, after a call of :meth:`at`."""
+        self._sort()
         young = self._young.get(group)
         if young is None or not keys or keys[0] not in young:
             return None
@@ -86,10 +91,12 @@ class RowCache:
 
     def look_up(self, group: Group, keys: Sequence[bytes], fetch: Callable[[list[bytes]], list[Entry]]) -> list[Entry]:
         """Return the entry of each key, after a call of :meth:`at`; ``fetch`` reads the missing ones."""
+        self._sort()
         young, older = self._young.get(group), self._old.get(group, {})
         if not young and not older:
-            everything = fetch(list(keys))
-            self.keep(group, dict(zip(keys, everything, strict=True)))
+            wanted = list(keys)
+            everything = fetch(wanted)
+            self._unsorted = group, wanted, everything
             return everything
         entries = list(map((young or {}).get, keys))
         if all(entries):
@@ -112,11 +119,13 @@ class RowCache:
 
     def forget_group(self, group: Group) -> None:
         """Clear the entries of some views that are read together."""
+        self._sort()
         self._young_bytes -= _size(group, self._young.pop(group, {}))
         self._old_bytes -= _size(group, self._old.pop(group, {}))
 
     def keep(self, group: Group, entries: dict[bytes, Entry]) -> None:
         """Add the entries of keys that are not in the young generation."""
+        self._sort()
         size = _size(group, entries)
         if size > self._half:
             return
@@ -125,6 +134,13 @@ class RowCache:
             self._young, self._young_bytes = {}, 0
         self._young.setdefault(group, {}).update(entries)
         self._young_bytes += size
+
+    def _sort(self) -> None:
+        """Add the entries of the last look-up to the young generation, once they are needed: after a commit they never are."""
+        if self._unsorted is not None:
+            group, keys, entries = self._unsorted
+            self._unsorted = None
+            self.keep(group, dict(zip(keys, entries, strict=True)))
 
 
 def _size(group: Group, entries: dict[bytes, Entry]) -> int:

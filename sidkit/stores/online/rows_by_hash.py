@@ -45,10 +45,11 @@ def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequ
         taken += opened.execute(select(group, size), part).fetchall()[:count]
     columns: Sequence[Sequence[bytes | None]]
     *columns, stored = zip(*taken, strict=True)
-    if stored != tuple(keys) or not all(map(all, columns)):
+    complete = stored == tuple(keys) and all(map(all, columns))
+    if not complete:
         columns = _completed(opened, damaged, group, keys, stored, columns)
     for view, rows in zip(group, columns, strict=True):
-        if all(rows):
+        if complete or all(rows):
             intact = all_intact(view, keys, rows)
         else:
             present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
