@@ -48,9 +48,10 @@ lint: $(VENV)/.made
 types: $(VENV)/.made
 	$(BIN)/mypy
 
-# Kills of commands on servers take a minute and a half: `make test-services` has them.
+# Kills of commands on servers take a minute and a half: `make test-services` has them. Tests wait for processes that they start, so there is
+# one worker more than cores.
 unit: $(VENV)/.made
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/system/test_production_kills.py
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/system/test_production_kills.py
 
 # The lowest versions that pyproject.toml allows, in an environment of their own, and the tests that touch every dependency.
 LOWEST := .venv-lowest

@@ -134,7 +134,7 @@ def test_a_fit_that_never_ended_can_begin_again_with_other_arguments(either: Rep
 
 
 @pytest.mark.parametrize("kind", ["file", "postgres"])
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.lists(st.sampled_from("abc"), max_size=6))
 def test_the_codebook_that_was_promoted_last_is_the_only_one_that_serves(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kind: str, order: list[str]
