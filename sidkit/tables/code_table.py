@@ -16,6 +16,7 @@ from sidkit.core.repo import Repo
 from sidkit.tables.counts import count_events, next_window_us, read_events
 from sidkit.tables.keys import key_columns
 from sidkit.tables.log import Log
+from sidkit.tables.table_files import parts_of
 from sidkit.tables.withdrawn import withdraw
 
 _SQL = Path(__file__).parent
@@ -126,7 +127,24 @@ class CodeTable:
     def update(self, opened: duckdb.DuckDBPyConnection) -> int:
         """Write the table if it changes; returns the number of new rows."""
         set_variables(opened, {"cadence_us": self._cadence_us})
-        read_events(opened, self._log, self._before)
+        recoded, parts = False, self._parts(opened)
+        for part in range(parts):
+            only = "true" if parts == 1 else f"hash(user_id) % {parts} = {part}"
+            start = "INSERT INTO written BY NAME" if part else "CREATE OR REPLACE TEMP TABLE written AS"
+            recoded = self._compute(opened, only, start)
+        self._withdraw(opened, recoded=recoded)
+        return self._write(opened)
+
+    def _parts(self, opened: duckdb.DuckDBPyConnection) -> int:
+        """The parts by a hash of the user in which rows are computed: an event counts once for each prefix of its item."""
+        if not self._of_users or self._before is not None:
+            return 1
+        prefixes = _count(opened, "SELECT coalesce(max(len(numbers)), 0) FROM coded")
+        return parts_of(self._log.rows * prefixes, self._repo.settings.engine.memory_limit)
+
+    def _compute(self, opened: duckdb.DuckDBPyConnection, only: str, start: str) -> bool:
+        """Add the rows of the events for which a condition holds to ``written``; returns whether any item has new codes."""
+        read_events(opened, self._log, self._before, only)
         restart_us = next_window_us(self._before, self._repo.settings.time.delay_us, self._cadence_us)
         recoded = self._read_recoded(opened)
         self._bound_events(opened, restart_us)
@@ -157,9 +175,8 @@ class CodeTable:
             SELECT {self._listed_keys}, restart_us
             FROM restart JOIN prefixes ON number = entity_id % getvariable('prefixes') {users}
         """)
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
-        self._withdraw(opened, recoded=recoded)
-        return self._write(opened)
+        opened.execute(f"{start} {self._merged()}")
+        return recoded
 
     @property
     def _listed_keys(self) -> str:

@@ -170,6 +170,23 @@ EVENTS: list[Event] = [("u", "i1", START + day * DAY, day % 2, 0) for day in ran
 CODES: list[CodeRow] = [("i1", START - DAY, [3, 5], 1)]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_computed_in_parts_are_those_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    asked: list[int] = []
+
+    def four(events: int, _: str) -> int:
+        asked.append(events)
+        return 4
+
+    monkeypatch.setattr("sidkit.tables.code_table.parts_of", four)
+    rng = random.Random(seed)
+    events, codes = random_events(rng), random_codes(rng)
+    assert_counted(counted(tmp_path, events, codes), events, codes)
+    assert asked == [2 * len(events)], (
+        "an event counts for a prefix of each depth; of prefixes there are few, counted at once"
+    )
+
+
 def test_new_events_are_counted_by_the_build_and_only_as_new_rows(tmp_path: Path) -> None:
     repo = counted(tmp_path, EVENTS[:3], CODES, START + 3 * DAY)
     write_world(tmp_path / "source", EVENTS)
