@@ -52,7 +52,7 @@ class RowCache:
         self._young: dict[Group, dict[bytes, Entry]] = {}
         self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
-        self._unsorted: tuple[Group, Sequence[bytes], list[Entry]] | None = None
+        self._unsorted: tuple[Group, Sequence[bytes], Sequence[Sequence[bytes | None]]] | None = None
         self.layouts: dict[str, dict[int, Layout]] = {}
         self.tables: int | None = None
 
@@ -93,11 +93,6 @@ class RowCache:
         """Return the entry of each key, after a call of :meth:`at`; ``fetch`` reads the missing ones."""
         self._sort()
         young, older = self._young.get(group), self._old.get(group, {})
-        if not young and not older:
-            wanted = list(keys)
-            everything = fetch(wanted)
-            self._unsorted = group, wanted, everything
-            return everything
         entries = list(map((young or {}).get, keys))
         if all(entries):
             return entries  # type: ignore[return-value]
@@ -116,6 +111,16 @@ class RowCache:
             return fetched
         rest = iter(fetched)
         return [next(rest) if entry is None else entry for entry in entries]
+
+    def is_empty(self, group: Group) -> bool:
+        """Whether no entry of some views that are read together is cached, after a call of :meth:`at`."""
+        self._sort()
+        return not self._young.get(group) and not self._old.get(group)
+
+    def keep_columns(self, group: Group, keys: Sequence[bytes], columns: Sequence[Sequence[bytes | None]]) -> None:
+        """Add the rows of each view for keys that are not cached, to be sorted when they are needed."""
+        self._sort()
+        self._unsorted = group, list(keys), columns
 
     def forget_group(self, group: Group) -> None:
         """Clear the entries of some views that are read together."""
@@ -136,11 +141,11 @@ class RowCache:
         self._young_bytes += size
 
     def _sort(self) -> None:
-        """Add the entries of the last look-up to the young generation, once they are needed: after a commit they never are."""
+        """Add the rows of :meth:`keep_columns` to the young generation, once they are needed: after a commit they never are."""
         if self._unsorted is not None:
-            group, keys, entries = self._unsorted
+            group, keys, columns = self._unsorted
             self._unsorted = None
-            self.keep(group, dict(zip(keys, entries, strict=True)))
+            self.keep(group, dict(zip(keys, zip(*columns, strict=True), strict=True)))
 
 
 def _size(group: Group, entries: dict[bytes, Entry]) -> int:

@@ -24,7 +24,16 @@ Damaged = Callable[[str, str], Exception]
 _UNLIKE, _UNORDERED = "a row does not match its checksum", "rows are not where their keys are searched"
 
 
+Column = Sequence[bytes | None]
+"""The row of each key in one view, None without one."""
+
+
 def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
+    """Like :func:`columns_of`, by key."""
+    return list(zip(*columns_of(opened, damaged, group, keys), strict=True))
+
+
+def columns_of(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> Sequence[Column]:
     """Read and verify the rows of each key in each of at most 32 views.
 
     Parameters
@@ -39,11 +48,11 @@ def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequ
         Keys as serialized by Feast.
     """
     if not keys:
-        return []
+        return [()] * len(group)
     taken: list[Entry] = []
     for size, part, count in parts(hashes_of(keys)):
         taken += opened.execute(select(group, size), part).fetchall()[:count]
-    columns: Sequence[Sequence[bytes | None]]
+    columns: Sequence[Column]
     *columns, stored = zip(*taken, strict=True)
     complete = stored == tuple(keys) and all(map(all, columns))
     if not complete:
@@ -56,7 +65,7 @@ def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequ
             intact = not present or all_intact(view, *zip(*present, strict=True))
         if not intact:
             raise damaged(view, _UNLIKE)
-    return list(zip(*columns, strict=True))
+    return columns
 
 
 def _completed(
@@ -65,7 +74,7 @@ def _completed(
     group: Group,
     keys: Sequence[bytes],
     stored: Sequence[object],
-    columns: Sequence[Sequence[bytes | None]],
+    columns: Sequence[Column],
 ) -> list[list[bytes | None]]:
     """The rows of each view, with those that the hash alone does not give; what is still missing is verified."""
     complete = [list(rows) for rows in columns]

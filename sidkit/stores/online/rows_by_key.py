@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from sidkit.stores.online.cache import Entry, Group
 from sidkit.stores.online.checksums import TAIL, all_intact
-from sidkit.stores.online.rows_by_hash import Damaged
+from sidkit.stores.online.rows_by_hash import Column, Damaged
 from sidkit.stores.online.sql import listed, parts, table_of
 
 
@@ -33,6 +33,11 @@ def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequ
         if not intact or not all_intact(view, [b""] * len(nearby), nearby):
             raise damaged(view, "a row does not match its checksum")
     return taken
+
+
+def columns_of(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> Sequence[Column]:
+    """Like :func:`sidkit.stores.online.rows_by_hash.columns_of`."""
+    return list(zip(*fetch(opened, damaged, group, keys), strict=True)) or [()] * len(group)
 
 
 def tails(

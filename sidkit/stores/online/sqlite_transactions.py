@@ -17,6 +17,7 @@ from sidkit.stores.online.checksums import (
     checked_layout,
     record_check,
     sealed,
+    since,
     time_key,
     us_of,
 )
@@ -24,10 +25,10 @@ from sidkit.stores.online.connection import LAYOUTS, VERSION, known_version, vie
 from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.layout import Layout
 from sidkit.stores.online.marks import read_marks
-from sidkit.stores.online.rows_by_hash import Damaged
+from sidkit.stores.online.rows_by_hash import Column, Damaged
 from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
 from sidkit.stores.online.sql import insert_apart, table_of, table_statement, upsert
-from sidkit.stores.online.transactions import OUTDATED_US, Reading, Writing
+from sidkit.stores.online.transactions import OUTDATED_US, READ_VIEWS, Reading, Writing
 
 _INSERT_ROWS = 256
 _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? ORDER BY number"
@@ -38,6 +39,11 @@ class Tables(Protocol):
 
     def fetch(self, opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """See :func:`sidkit.stores.online.rows_by_hash.fetch`."""
+
+    def columns_of(
+        self, opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]
+    ) -> Sequence[Column]:
+        """See :func:`sidkit.stores.online.rows_by_hash.columns_of`."""
 
     def tails(
         self, opened: sqlite3.Connection, damaged: Damaged, views: Sequence[str], keys: Sequence[bytes]
@@ -102,6 +108,16 @@ class FileReading(Reading):
 
         by_key = fetch if self._tables is rows_by_key else None
         return rows_of_second(self._opened, by_key, damaged, view, names, value, most)
+
+    def rows_of(self, views: Sequence[tuple[str, int | None]], keys: Sequence[bytes]) -> list[list[bytes | None]]:
+        """See :meth:`Reading.rows_of`; without cached rows, those of a view need not be put together by key and apart again."""
+        group = tuple(view for view, _ in views)
+        cache = self._cached(self._cache) if self._cache is not None and 0 < len(group) <= READ_VIEWS else None
+        if cache is None or not cache.is_empty(group):
+            return super().rows_of(views, keys)
+        columns = self._tables.columns_of(self._opened, self.damaged, group, keys)
+        cache.keep_columns(group, keys, columns)
+        return [since(list(rows), past_us) for rows, (_, past_us) in zip(columns, views, strict=True)]
 
     def entries(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """See :meth:`Reading.entries`."""
