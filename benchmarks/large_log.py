@@ -139,7 +139,8 @@ def ratios(logs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     kinds = ("cpu_s", "seconds")
     first, last = ({each["stage"]: each for each in log["stages"]} for log in (logs[0], logs[-1]))
     result = {name: {kind: last[name][kind] / first[name][kind] for kind in kinds} for name in STAGES}
-    for whole, stages in {"all": ("ingest", "tables", "frame"), "tables and frame": ("tables", "frame")}.items():
+    _, *stages_of_all = STAGES
+    for whole, stages in {"all": stages_of_all, "tables and frame": ("tables", "frame")}.items():
         result[whole] = {
             kind: sum(last[n][kind] for n in stages) / sum(first[n][kind] for n in stages) for kind in kinds
         }

@@ -311,19 +311,18 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
         }
         sharded = {name: [folder / f"{name}.parquet" for folder in folders] for name in TABLES if folders}
         queries = TableQueries(opened, repo, log, before, noted["settings"], defined, affinity, sharded)
-        rows, new = {}, {}
+        rows, new, spill = {}, {}, repo.data / "tmp"
         for name in (*TABLES, *attributes, *affinity):
             known = None if name in changed else before
             path = repo.tables / f"{name}.parquet"
             refers = name == "item_content" and in_duckdb
-            vectors = ContentVectors(log, path, modalities, repo.data / "tmp") if refers else None
+            vectors = ContentVectors(log, path, modalities, spill) if refers else None
             listed = list(kept[name]) if name in changed and kept.get(name) else []
             rows_of = partial(queries.rows_of, name, known, listed)
             with working_on(f"building the table {name}"):
                 if known is None and in_duckdb and not path.exists():
-                    counted = name in affinity or (name in TABLES and not refers and name not in sharded)
-                    parts = parts_of(log.rows, repo.settings.engine.memory_limit) if counted else 0
-                    spill = repo.data / "tmp"
+                    apart = queries.counts_events(name) and name not in sharded
+                    parts = parts_of(log.rows, repo.settings.engine.memory_limit) if apart else 0
                     rows[name] = new[name] = write_first(opened, name, path, rows_of, parts, spill, vectors)
                     continue
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")

@@ -16,7 +16,7 @@ from sidkit.core.repo import Repo
 from sidkit.tables.counts import count_events, next_window_us, read_events
 from sidkit.tables.keys import key_columns
 from sidkit.tables.log import Log
-from sidkit.tables.table_files import parts_of
+from sidkit.tables.table_files import conditions_of, parts_of
 from sidkit.tables.withdrawn import withdraw
 
 _SQL = Path(__file__).parent
@@ -127,9 +127,8 @@ class CodeTable:
     def update(self, opened: duckdb.DuckDBPyConnection) -> int:
         """Write the table if it changes; returns the number of new rows."""
         set_variables(opened, {"cadence_us": self._cadence_us})
-        recoded, parts = False, self._parts(opened)
-        for part in range(parts):
-            only = "true" if parts == 1 else f"hash(user_id) % {parts} = {part}"
+        recoded = False
+        for part, only in enumerate(conditions_of("user_id", self._parts(opened))):
             start = "INSERT INTO written BY NAME" if part else "CREATE OR REPLACE TEMP TABLE written AS"
             recoded = self._compute(opened, only, start)
         self._withdraw(opened, recoded=recoded)

@@ -114,9 +114,15 @@ class TableQueries:
     affinity: Mapping[str, str]
     sharded: Mapping[str, Sequence[Path]]
 
+    @staticmethod
+    def counts_events(name: str) -> bool:
+        """Whether the rows of a table are computed from events, those of each key by themselves."""
+        return name.endswith("_stats") or name == "user_history"
+
     def rows_of(self, name: str, known: Mapping[str, Any] | None, kept: Sequence[str], only: str) -> str:
         """The rows of a table, from the events for which the condition ``only`` holds; for the others see ``merged_query``."""
-        read_events(self.opened, self.log, self.before, only)
+        if self.counts_events(name):
+            read_events(self.opened, self.log, self.before, only)
         attribute, payload = self.affinity.get(name), list(self.defined.get(name, ()))
         if attribute is not None:
             kind = self.defined.get(ITEM_ATTRIBUTES, {}).get(attribute, "category")

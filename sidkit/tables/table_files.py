@@ -72,15 +72,18 @@ def parts_of(events: int, memory_limit: str) -> int:
     return max(1, -(-events * _EVENT_BYTES // memory_bytes(memory_limit)))
 
 
+def conditions_of(key: str, parts: int) -> list[str]:
+    """Conditions on a key column, each true for the keys of one part."""
+    return [f"hash({quoted(key)}) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
+
+
 def _copy_parts(
     opened: SqlConnection, name: str, path: Path, rows_of: Callable[[str], str], parts: int, spill: Path
 ) -> None:
     """Write the rows of each part in any order, then sort them all."""
-    key = quoted(key_columns(name)[0])
     with tempfile.TemporaryDirectory(dir=spill, prefix="parts-") as folder:
-        for part in range(parts):
-            rows = rows_of(f"hash({key}) % {parts} = {part}")
-            opened.execute(f"COPY ({rows}) {into(Path(folder) / f'{part}.parquet', 'snappy')}")
+        for part, only in enumerate(conditions_of(key_columns(name)[0], parts)):
+            opened.execute(f"COPY ({rows_of(only)}) {into(Path(folder) / f'{part}.parquet', 'snappy')}")
         _copy(opened, name, path, f"read_parquet({literal(Path(folder) / '*.parquet')})", None)
 
 

@@ -196,7 +196,7 @@ def integer_keys(name: str, kind: str, values: Sequence[Any]) -> list[bytes] | N
 
 def _text_prefix(name: str, length: int) -> bytes:
     """What precedes a text of so many bytes within a key."""
-    return key_prefix([name]) + KEY_TYPES["STRING"].to_bytes(4, "little") + length.to_bytes(4, "little")
+    return key_prefix([name]) + _text_head(length)
 
 
 @lru_cache(maxsize=256)
@@ -208,7 +208,11 @@ def _short_prefixes(name: str) -> dict[int, bytes]:
 def text_value(text: str) -> bytes:
     """One text within a serialized key, after :func:`key_prefix` of all names; values are in the order of the sorted names."""
     encoded = text.encode()
-    return KEY_TYPES["STRING"].to_bytes(4, "little") + len(encoded).to_bytes(4, "little") + encoded
+    return _text_head(len(encoded)) + encoded
+
+
+def _text_head(length: int) -> bytes:
+    return KEY_TYPES["STRING"].to_bytes(4, "little") + length.to_bytes(4, "little")
 
 
 KEY_TYPES: dict[str, int] = {"BYTES": 1, "STRING": 2, "INT32": 3, "INT64": 4}

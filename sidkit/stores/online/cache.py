@@ -18,6 +18,8 @@ Group = tuple[str, ...]
 """Views that are read together."""
 Entry = tuple[Any, ...]
 """The row of each view for one key, or None."""
+Column = Sequence[bytes | None]
+"""The row of each key in one view, or None."""
 
 _ENTRY_BYTES = 200
 """Overhead per key: a slot in a hash table, and the headers of the key and the tuple."""
@@ -52,7 +54,7 @@ class RowCache:
         self._young: dict[Group, dict[bytes, Entry]] = {}
         self._old: dict[Group, dict[bytes, Entry]] = {}
         self._young_bytes = self._old_bytes = 0
-        self._unsorted: tuple[Group, Sequence[bytes], Sequence[Sequence[bytes | None]]] | None = None
+        self._unsorted: tuple[Group, Sequence[bytes], Sequence[Column]] | None = None
         self.layouts: dict[str, dict[int, Layout]] = {}
         self.tables: int | None = None
 
@@ -117,7 +119,7 @@ class RowCache:
         self._sort()
         return not self._young.get(group) and not self._old.get(group)
 
-    def keep_columns(self, group: Group, keys: Sequence[bytes], columns: Sequence[Sequence[bytes | None]]) -> None:
+    def keep_columns(self, group: Group, keys: Sequence[bytes], columns: Sequence[Column]) -> None:
         """Add the rows of each view for keys that are not cached, to be sorted when they are needed."""
         self._sort()
         self._unsorted = group, list(keys), columns

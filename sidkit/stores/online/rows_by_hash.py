@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-from sidkit.stores.online.cache import Entry, Group
+from sidkit.stores.online.cache import Column, Entry, Group
 from sidkit.stores.online.checksums import TAIL, all_intact
 from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.sql import beside, parts, select, select_apart, select_tails, select_whole
@@ -22,15 +22,6 @@ from sidkit.stores.online.sql import beside, parts, select, select_apart, select
 Damaged = Callable[[str, str], Exception]
 """Makes the error for a problem (second) of a view (first)."""
 _UNLIKE, _UNORDERED = "a row does not match its checksum", "rows are not where their keys are searched"
-
-
-Column = Sequence[bytes | None]
-"""The row of each key in one view, None without one."""
-
-
-def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-    """Like :func:`columns_of`, by key."""
-    return list(zip(*columns_of(opened, damaged, group, keys), strict=True))
 
 
 def columns_of(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> Sequence[Column]:
@@ -81,9 +72,9 @@ def _completed(
     # Without the key in the first view, the statement does not look into the others.
     unread = [place for place, (key, own) in enumerate(zip(keys, stored, strict=True)) if key != own]
     if len(group) > 1:
-        rest = fetch(opened, damaged, group[1:], [keys[place] for place in unread])
-        for place, entry in zip(unread, rest, strict=True):
-            for rows, row in zip(complete[1:], entry, strict=True):
+        rest = columns_of(opened, damaged, group[1:], [keys[place] for place in unread])
+        for rows, own in zip(complete[1:], rest, strict=True):
+            for place, row in zip(unread, own, strict=True):
                 rows[place] = row
     for place in unread:
         complete[0][place] = None

@@ -10,14 +10,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from sidkit.stores.online.cache import Entry, Group
+from sidkit.stores.online.cache import Column, Entry, Group
 from sidkit.stores.online.checksums import TAIL, all_intact
-from sidkit.stores.online.rows_by_hash import Column, Damaged
+from sidkit.stores.online.rows_by_hash import Damaged
 from sidkit.stores.online.sql import listed, parts, table_of
 
 
-def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-    """Like :func:`sidkit.stores.online.rows_by_hash.fetch`.
+def columns_of(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> Sequence[Column]:
+    """Like :func:`sidkit.stores.online.rows_by_hash.columns_of`.
 
     The neighbours in the table of a key that is not found must be intact, because a key damaged in the file is near the
     position where it is searched.
@@ -25,19 +25,15 @@ def fetch(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequ
     taken: list[Entry] = []
     for size, part, count in parts(keys):
         taken += opened.execute(_joined(group, size, "t{}.row"), part).fetchall()[:count]
-    for view, rows in zip(group, zip(*taken, strict=True), strict=False):
+    columns: Sequence[Column] = list(zip(*taken, strict=True)) or [()] * len(group)
+    for view, rows in zip(group, columns, strict=True):
         present = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
         missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
         nearby = list(_neighbours(opened, view, missing))
         intact = not present or all_intact(view, *zip(*present, strict=True))
         if not intact or not all_intact(view, [b""] * len(nearby), nearby):
             raise damaged(view, "a row does not match its checksum")
-    return taken
-
-
-def columns_of(opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> Sequence[Column]:
-    """Like :func:`sidkit.stores.online.rows_by_hash.columns_of`."""
-    return list(zip(*fetch(opened, damaged, group, keys), strict=True)) or [()] * len(group)
+    return columns
 
 
 def tails(

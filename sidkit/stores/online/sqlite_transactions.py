@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sidkit.core.errors import OnlineStoreError
 from sidkit.stores.online import rows_by_hash, rows_by_key
-from sidkit.stores.online.cache import Entry, Group, RowCache
+from sidkit.stores.online.cache import Column, Entry, Group, RowCache
 from sidkit.stores.online.checksums import (
     TAIL,
     checked_layout,
@@ -25,7 +25,7 @@ from sidkit.stores.online.connection import LAYOUTS, VERSION, known_version, vie
 from sidkit.stores.online.key_hashes import hashes_of
 from sidkit.stores.online.layout import Layout
 from sidkit.stores.online.marks import read_marks
-from sidkit.stores.online.rows_by_hash import Column, Damaged
+from sidkit.stores.online.rows_by_hash import Damaged
 from sidkit.stores.online.second_keys import has_index, make_index, rows_of_second
 from sidkit.stores.online.sql import insert_apart, table_of, table_statement, upsert
 from sidkit.stores.online.transactions import OUTDATED_US, READ_VIEWS, Reading, Writing
@@ -36,9 +36,6 @@ _LAYOUTS_OF = f"SELECT number, columns, checked FROM {LAYOUTS} WHERE view = ? OR
 
 class Tables(Protocol):
     """What reads the tables of one version of the file: a module."""
-
-    def fetch(self, opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]) -> list[Entry]:
-        """See :func:`sidkit.stores.online.rows_by_hash.fetch`."""
 
     def columns_of(
         self, opened: sqlite3.Connection, damaged: Damaged, group: Group, keys: Sequence[bytes]
@@ -136,7 +133,7 @@ class FileReading(Reading):
 
     def fetch(self, group: Group, keys: Sequence[bytes]) -> list[Entry]:
         """Read and verify the rows of each key in each of at most 32 views, without the row cache."""
-        return self._tables.fetch(self._opened, self.damaged, group, keys)
+        return list(zip(*self._tables.columns_of(self._opened, self.damaged, group, keys), strict=True))
 
     @property
     def _tables(self) -> Tables:

@@ -27,7 +27,7 @@ from sidkit.core.repo import Repo
 from sidkit.core.stages import Stages
 
 WITH_GLOO = torch.distributed.is_available() and torch.distributed.is_gloo_available()
-IMPRESSIONS = 2500
+IMPRESSIONS = 6000
 
 
 def launched(repo: Path, preset: Path) -> subprocess.Popen[str]:
