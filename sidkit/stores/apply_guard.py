@@ -17,6 +17,7 @@ from typing import Any
 
 from sidkit.core.errors import DefinitionsError
 from sidkit.core.repo import Repo
+from sidkit.stores.registry_cache import refreshed_once
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def check_before_apply(folder: Path, views_now: Callable[[], ViewsNow]) -> None:
         with Repo(folder).locked_or_held():
             current = _up_to_date(folder, contents)
             registry.refresh(project=project_name)
-            return by_feast(store, project_name, registry, current, *rest, **named)
+            with refreshed_once(registry):
+                return by_feast(store, project_name, registry, current, *rest, **named)
 
     operations.apply_total_with_repo_instance = apply
 

@@ -226,6 +226,7 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     from sidkit.stores.on_demand import own_stored_views
     from sidkit.stores.online.bulk import in_bulk
     from sidkit.stores.online.withdrawn import drop_withdrawn, outdate_withdrawn
+    from sidkit.stores.registry_cache import refreshed_once
     from sidkit.tables.online_state import rows_of_build
     from sidkit.tables.withdrawn import forget_withdrawn
 
@@ -241,7 +242,8 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     with rows_of_build(repo, as_of_us, views):
         outdated = outdate_withdrawn(store, repo.tables, names)
         all_names, quiet = [*names, *(view.name for view in own if view.name not in names)], io.StringIO()
-        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), in_bulk(store) as written:
+        redirected = contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet)
+        with redirected[0], redirected[1], refreshed_once(store.registry), in_bulk(store) as written:
             store.materialize(_BEGINNING, from_us(as_of_us), all_names)
         drop_withdrawn(store, outdated)
         forget_withdrawn(repo.tables, names)

@@ -24,6 +24,7 @@ from sidkit.core.errors import CatalogError, ConfigError, RepoError
 from sidkit.core.repo import Repo
 from sidkit.datasets.synthetic import Sizes, write_world
 from sidkit.stores.feast_repo import apply_repo, materialize, open_store
+from sidkit.stores.registry_cache import refreshed_once
 from sidkit.tables import build_tables, ingest, read_build
 from sidkit.tables.builder import TABLES
 
@@ -376,3 +377,41 @@ def test_feasts_own_offline_store_gives_the_same_values_on_the_same_repo(own_cop
         job = store.get_historical_features(frame, store.get_feature_service("ctr_one"), full_feature_names=True)
         assert cells(job.to_arrow().sort_by("row"), list(expected)) == expected
     assert ours[at_us] != ours[at_us - 20 * 86_400_000_000]
+
+
+def test_an_apply_reads_the_registry_a_few_times_and_not_once_per_object(
+    published: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast.infra.registry.sql import SqlRegistry
+
+    reads: list[str] = []
+    by_feast = SqlRegistry.proto
+    monkeypatch.setattr(SqlRegistry, "proto", lambda registry: reads.append("read") or by_feast(registry))
+    repo = copy_of(published, tmp_path / "copy")
+    applied, store = len(reads), open_store(repo)
+    del reads[applied:]
+    materialize(repo, read_build(repo)["as_of_us"])
+    lists = (store.list_data_sources, store.list_feature_views, store.list_entities, store.list_feature_services)
+    assert sum(len(listed()) for listed in lists) > 15
+    assert applied <= 6
+    assert len(reads) - applied <= 4
+
+
+def test_a_registry_whose_objects_could_not_be_written_still_refreshes_itself(published: Repo, tmp_path: Path) -> None:
+    store = open_store(copy_of(published, tmp_path / "copy"))
+    registry, name = store.registry, store.list_feature_views()[0].name
+    view = store.get_feature_view(name)
+    view.tags = {"seen": "yes"}
+
+    def write_and_fail() -> None:
+        with refreshed_once(registry):
+            registry.apply_feature_view(view, store.project)
+            assert "seen" not in store.get_feature_view(name, allow_registry_cache=True).tags
+            raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        write_and_fail()
+    assert store.get_feature_view(name, allow_registry_cache=True).tags["seen"] == "yes"
+    view.tags = {"seen": "again"}
+    registry.apply_feature_view(view, store.project)  # outside of the block, after each object
+    assert store.get_feature_view(name, allow_registry_cache=True).tags["seen"] == "again"
