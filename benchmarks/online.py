@@ -34,119 +34,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import importlib.metadata
 import io
 import json
 import os
 import platform
-import random
 import resource
-import shutil
-import socket
 import sqlite3
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from online_reads import SIZES, VALUES, fill, read
+from online_stores import BEGINNING, END, PACKED, open_store, redis_server, write_tables
 
 RESULTS = Path(__file__).parent / "results" / "bench_online.json"
-PACKED = "sidkit.stores.online.PackedSqliteOnlineStore"
 ENGINE = "sidkit.stores.online.PackedComputeEngine"
 NOTHING, UNFROZEN = "idle_stores.NothingOnlineStore", "idle_stores.UnfrozenOnlineStore"
 KINDS = ("stock", "nothing", "unfrozen", "packed", "engine", "bulk")
-BEGINNING, END = datetime(1970, 1, 2, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
-SIZES = (1, 100, 500)
-VALUES = ("values", "values_uncached", "values_cold")
-MANY = ("packed", "cold", "unchecked", "raw")
-READS = {"stock": 40, "redis": 40, "feast": 40} | dict.fromkeys((*MANY, *VALUES, "raw_values"), 200)
-
-
-def write_tables(folder: Path, items: int) -> None:
-    rng = np.random.default_rng(0)
-    at = pa.array(1_700_000_000_000_000 + rng.integers(0, 10**12, items)).cast(pa.timestamp("us"))
-    times = {
-        "event_timestamp": at.cast(pa.timestamp("us", "UTC")),
-        "created_timestamp": at.cast(pa.timestamp("us", "UTC")),
-    }
-    ids = {"item_id": pa.array([f"i{number}" for number in range(items)])}
-    codes = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(0, 1024, items * 4)), 4).cast(pa.list_(pa.int64()))
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(rng.random(items * 32, np.float32)), 32)
-
-    def integers(*names: str) -> dict[str, Any]:
-        return {name: rng.integers(0, 10**6, items) for name in names}
-
-    floats = {name: rng.random(items, np.float32) for name in ("x", "y", "z")}
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({**ids, **times, "codes": codes, **integers("a", "b", "c")}), folder / "four.parquet")
-    pq.write_table(
-        pa.table({**ids, **times, "codes": codes, **integers("a", "b", "c"), **floats}), folder / "stats.parquet"
-    )
-    vectors = vector.cast(pa.list_(pa.float32()))
-    pq.write_table(pa.table({**ids, **times, **integers("d", "e"), "vector": vectors}), folder / "content.parquet")
-
-
-def open_store(
-    folder: Path, name: str, online: dict[str, Any], views: list[str], *, engine: str = "local", fresh: bool = True
-) -> Any:
-    """A repo with some of the views, new or existing; settings as in ``feature_repo/feature_store.yaml``."""
-    from sidkit.stores.quiet_import import quiet_feast
-
-    quiet_feast()
-    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
-    from feast.infra.registry.sql import SqlRegistryConfig
-    from feast.types import Array, Float32, Int64
-
-    item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
-    types = {"codes": Array(Int64), "vector": Array(Float32), "x": Float32, "y": Float32, "z": Float32}
-    made = []
-    for view in views:
-        source = folder / f"{view}.parquet"
-        features = [column for column in pq.read_schema(source).names if not column.endswith(("_id", "_timestamp"))]
-        made.append(
-            FeatureView(
-                name=view,
-                entities=[item],
-                schema=[Field(name=feature, dtype=types.get(feature, Int64)) for feature in features],
-                source=FileSource(
-                    name=f"{view}_source", path=str(source), timestamp_field="event_timestamp",
-                    created_timestamp_column="created_timestamp",
-                ),
-            )
-        )  # fmt: skip
-    repo = folder / name
-    if fresh:
-        shutil.rmtree(repo, ignore_errors=True)
-        repo.mkdir(parents=True)
-    store = FeatureStore(
-        config=RepoConfig(
-            project="bench",
-            provider="local",
-            registry=SqlRegistryConfig(path=f"sqlite:///{repo}/registry.sqlite"),
-            offline_store={"type": "sidkit.stores.offline.AsofDuckDBOfflineStore"},
-            online_store=online
-            if "redis" in online["type"].lower()
-            else {"path": str(repo / "online.sqlite"), **online},
-            batch_engine={"type": engine, "backend": "polars"},
-            materialization={"pull_latest_features": True, "online_write_batch_size": 20_000},
-            entity_key_serialization_version=3,
-        )
-    )
-    if fresh:
-        store.apply([item, *made, FeatureService(name="ten", features=made)])
-    return store
 
 
 def materialize(folder: Path, kind: str) -> dict[str, float]:
@@ -168,171 +80,6 @@ def materialize(folder: Path, kind: str) -> dict[str, float]:
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def plain_connection(path: Path) -> tuple[sqlite3.Connection, bytes]:
-    """A connection to the packed rows, and what precedes the length of an id in its key."""
-    from sidkit.stores.online.arrow import key_prefix
-
-    opened = sqlite3.connect(path, isolation_level=None, cached_statements=512)
-    opened.execute("PRAGMA cache_size = -32768")
-    opened.execute("PRAGMA mmap_size = 4294967296")
-    return opened, key_prefix(["item_id"]) + (2).to_bytes(4, "little")
-
-
-def raw_reader(path: Path) -> Any:
-    """The lower bound: a plain program that reads the packed bytes."""
-    from sidkit.stores.online.key_hashes import hashes_of
-
-    opened, prefix = plain_connection(path)
-
-    def read(items: list[str]) -> list[list[bytes]]:
-        keys = [prefix + len(item).to_bytes(4, "little") + item.encode() for item in items]
-        hashes, places, fetched = hashes_of(keys), ",".join(["(?)"] * len(keys)), []
-        for view in ("stats", "content"):
-            sql = (
-                f'SELECT t.key, t.row FROM (VALUES {places}) v LEFT JOIN "packed:bench_{view}" t ON t.hash = v.column1'
-            )
-            own, rows = zip(*opened.execute(sql, hashes), strict=True)
-            assert own == tuple(keys)
-            fetched.append(list(rows))
-        return fetched
-
-    return read
-
-
-def raw_values_reader(path: Path) -> Any:
-    """The lower bound for one entity: a plain program that knows the layouts of the two views."""
-    from sidkit.stores.online.key_hashes import hashes_of
-
-    opened, prefix = plain_connection(path)
-    stats, content = struct.Struct("<HBI3q3f4q"), struct.Struct("<HB2qI32f")
-    statements = [f'SELECT row FROM "packed:bench_{view}" WHERE hash = ? AND key = ?' for view in ("stats", "content")]
-
-    def read(items: list[str]) -> dict[str, Any]:
-        text = items[0].encode()
-        key = prefix + len(text).to_bytes(4, "little") + text
-        own = (*hashes_of([key]), key)
-        [[one], [other]] = (opened.execute(statement, own).fetchone() for statement in statements)
-        _, _, _, a, b, c, x, y, z, *codes = stats.unpack_from(one)
-        _, _, d, e, _, *vector = content.unpack_from(other)
-        first = {"stats__codes": codes, "stats__a": a, "stats__b": b, "stats__c": c, "stats__x": x, "stats__y": y}
-        return {**first, "stats__z": z, "content__d": d, "content__e": e, "content__vector": vector}
-
-    return read
-
-
-def read_stores(folder: Path, redis: str, *, fresh: bool) -> dict[str, Any]:
-    stores = {"packed": {"type": PACKED}, "stock": {"type": "sqlite"}}
-    if redis:
-        stores["redis"] = {"type": "redis", "connection_string": redis}
-    return {
-        name: open_store(folder, f"read_{name}", online, ["stats", "content"], fresh=fresh)
-        for name, online in stores.items()
-    }
-
-
-def fill(folder: Path, redis: str) -> None:
-    """Materialize the rows to be read, once."""
-    from sidkit.stores.online.bulk import in_bulk
-
-    for store in read_stores(folder, redis, fresh=True).values():
-        with in_bulk(store):
-            store.materialize(BEGINNING, END)
-
-
-def read(folder: Path, items: int, redis: str) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Milliseconds of each read, wall-clock and processor time, by candidate and number of entities, in alternation."""
-    from sidkit.stores.online import open_reader, rows_by_hash
-
-    opened = read_stores(folder, redis, fresh=False)
-    packed, emptied, one_row = (
-        opened["packed"],
-        *(open_store(folder, "read_packed", {"type": PACKED}, ["stats", "content"], fresh=False) for _ in range(2)),
-    )
-    fast, cold, single = (open_reader(store, "ten") for store in (packed, emptied, one_row))
-    path = Path(packed.config.online_store.path)
-    raw, raw_values = raw_reader(path), raw_values_reader(path)
-    # Every item is asked for once: the pages come from the disk, and the packed reader keeps the rows.
-    for at in range(0, items, 500):
-        asked = [f"i{number}" for number in range(at, min(at + 500, items))]
-        for reader in (fast, cold, single):
-            reader.read({"item_id": asked})
-        raw(asked)
-    check = rows_by_hash.all_intact
-
-    def unchecked(asked: list[str]) -> None:
-        rows_by_hash.all_intact = lambda *_: True
-        try:
-            cold.read({"item_id": asked})
-        finally:
-            rows_by_hash.all_intact = check
-
-    def by_feast(name: str) -> Any:
-        store, service = opened[name], opened[name].get_feature_service("ten")
-        return lambda asked: store.get_online_features(service, {"item_id": asked}, full_feature_names=True).to_dict()
-
-    ways: dict[str, Any] = {
-        "packed": lambda asked: fast.read({"item_id": asked}),
-        "cold": lambda asked: cold.read({"item_id": asked}),
-        "unchecked": unchecked,
-        "raw": raw,
-        "values": lambda asked: fast.read_one({"item_id": asked[0]}),
-        "values_uncached": lambda asked: single.read_one({"item_id": asked[0]}),
-        "values_cold": lambda asked: single.read_one({"item_id": asked[0]}),
-        "raw_values": raw_values,
-        "feast": by_feast("packed"),
-        **{name: by_feast(name) for name in opened.keys() - {"packed"}},
-    }
-    before: dict[str, Any] = {
-        "cold": cold.database.forget,
-        "unchecked": cold.database.forget,
-        "values_cold": single.database.forget,
-        "values_uncached": lambda: (single.database.forget(), single.read({"item_id": ["i0"]})),
-    }
-    assert raw_values(["i7"]) == fast.read_one({"item_id": "i7"}) == single.read_one({"item_id": "i7"})
-    for size in SIZES:
-        for way in ways.values():
-            way([f"i{number}" for number in range(size)])
-    gc.collect()
-    gc.freeze()
-    measured: dict[str, dict[str, dict[str, list[float]]]] = {
-        kind: {name: {} for name in ways} for kind in ("wall", "cpu")
-    }
-    for size in SIZES:
-        for turn in range(max(READS.values())):
-            # In random order: the caches of the processor favour a read that follows one of the same file.
-            for name, way in random.sample(sorted(ways.items()), len(ways)):
-                if turn % (max(READS.values()) // READS[name]) or (size > 1 and name in (*VALUES, "raw_values")):
-                    continue
-                asked = [f"i{number}" for number in random.sample(range(items), size)]
-                before.get(name, int)()
-                began, used = time.perf_counter(), time.process_time()
-                way(asked)
-                spent = {"cpu": time.process_time() - used, "wall": time.perf_counter() - began}
-                for kind, seconds in spent.items():
-                    measured[kind][name].setdefault(str(size), []).append(round(seconds * 1e3, 6))
-    return measured
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis server on the loopback device for this run, or an empty address if it is not installed."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        yield ""
-        return
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
-    try:
-        time.sleep(1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def apart(*arguments: object) -> Any:

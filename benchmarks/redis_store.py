@@ -28,7 +28,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from online import BEGINNING, END, PACKED, open_store, redis_server, write_tables
+from online_stores import BEGINNING, END, PACKED, open_store, redis_server, write_tables
 
 RESULTS = Path(__file__).parent / "results" / "redis_store.json"
 PACKED_REDIS = "sidkit.stores.online.PackedRedisOnlineStore"
