@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidkit.core.engine import into, literal, quoted
+from sidkit.core.engine import WIDE_GROUP_ROWS, into, literal, quoted
 from sidkit.core.errors import ArtifactError, ContractError, TableSchemaError
 from sidkit.core.files import remove, written_beside
 from sidkit.core.locks import locked_folder
@@ -136,6 +136,6 @@ def write_embeddings(
             f"""COPY (
                 SELECT {", ".join([*head, *columns])} FROM ({keys}) AS keys {joins}
                 ORDER BY keys.item_id, keys.since
-            ) {into(temporary, rows=20_480)}"""
+            ) {into(temporary, rows=WIDE_GROUP_ROWS)}"""
         )
         return int(pq.read_metadata(temporary).num_rows)

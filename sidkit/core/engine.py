@@ -16,6 +16,8 @@ from sidkit.core.sql_connection import SqlConnection
 
 GROUP_ROWS = 122_880
 """Rows of a row group of Parquet, DuckDB's own default."""
+WIDE_GROUP_ROWS = 20_480
+"""Rows of a row group of wide rows, such as long texts and vectors: those of a group are buffered while it is written."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from sidkit.contract.schemas import EMBEDDINGS, INTERACTIONS, ITEMS
 from sidkit.core.config import EngineSettings
-from sidkit.core.engine import GROUP_ROWS, connection, into, literal, working_on
+from sidkit.core.engine import GROUP_ROWS, WIDE_GROUP_ROWS, connection, into, literal, working_on
 from sidkit.core.errors import ConfigError, ContractError, SidkitWarning
 from sidkit.core.files import remove, typed_path
 from sidkit.datasets.base import GeneratedDataset
@@ -27,8 +27,6 @@ from sidkit.datasets.base import GeneratedDataset
 USERS = "users"
 """Name of the table of user attributes."""
 _DESCRIBED = ".described.parquet"
-_WIDE_ROWS = 20_480
-"""Rows per row group of long texts: those of a group are buffered while it is written."""
 _UNSEEN = "an item without a date that appears in no interaction"
 _SPILL = ".spill"
 
@@ -149,7 +147,7 @@ class PublishedDataset(GeneratedDataset):
         Rows with long texts are only streamed: what is joined and sorted is their number in the file.
         """
         temporary, path = folder / _DESCRIBED, folder / f"{ITEMS.name}.parquet"
-        _copy(opened, self.items(), temporary, _WIDE_ROWS)
+        _copy(opened, self.items(), temporary, WIDE_GROUP_ROWS)
         described = f"read_parquet({literal(temporary)}, file_row_number = true)"
         opened.execute(f"CREATE TEMP TABLE seen AS {self.appearances(log)}")
         opened.execute(
@@ -166,7 +164,7 @@ class PublishedDataset(GeneratedDataset):
                 FROM {described} AS described JOIN dated ON number = file_row_number WHERE created_at IS NOT NULL
                 UNION ALL BY NAME SELECT item_id, created_at FROM dated WHERE number IS NULL""",
             path,
-            _WIDE_ROWS,
+            WIDE_GROUP_ROWS,
         )
         undated = opened.execute("DELETE FROM dated WHERE created_at IS NULL").fetchone()
         return int(undated[0]) if undated else 0
