@@ -74,7 +74,9 @@ def work(plan: Plan, jobs: int) -> None:
         When a process stopped before all trials were finished; those that are stay.
     """
     if jobs == 1:
-        work_through(plan, LineProgress(Console()))  # stops, as a worker does, when the process that started this one has died
+        work_through(
+            plan, LineProgress(Console())
+        )  # stops, as a worker does, when the process that started this one has died
     else:
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=work_through, args=(plan,)) for _ in range(jobs)]

@@ -7,7 +7,7 @@ processes can work on one plan, and an interrupted plan resumes.
 from __future__ import annotations
 
 import dataclasses
-import os
+import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -154,7 +154,7 @@ class Plan:
 
 
 def work_through(plan: Plan, progress: Progress = SILENT) -> None:
-    """Run all unfinished trials; wait for those that another process has claimed.
+    """Run all unfinished trials; wait for those that another process has claimed. A worker stops when its parent has died.
 
     Parameters
     ----------
@@ -163,7 +163,9 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     progress : Progress
         Receives each trial that this process runs as a stage, and its epochs.
     """
-    parent = os.getppid()
+    parent = (
+        multiprocessing.parent_process()
+    )  # None in a process that is no worker: a command outlives the shell it was typed in
     contexts: dict[str, TrainingContext] = {}
     # Blends and adapters come after all other trials, which include their members.
     for order in sorted({in_order(plan.arms[trial.arm]) for trial in plan.all_trials}):
@@ -171,8 +173,8 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
         trials = [trial for trial in plan.all_trials if in_order(plan.arms[trial.arm]) == order]
         # Trials of the same frame are adjacent, so that each frame is loaded once.
         for trial in sorted(trials, key=lambda trial: (trial.origin, trial.frame)):
-            if os.getppid() != parent:
-                return  # the parent has died
+            if parent is not None and not parent.is_alive():
+                return
             with _claimed(plan, trial, wait=False) as claimed:
                 if not claimed:
                     claimed_elsewhere.append(trial)

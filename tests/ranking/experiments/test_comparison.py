@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -315,6 +318,30 @@ def test_killed_between_trials_and_gone_on_with_by_two_processes_it_ends_as_an_u
     assert facts["rows"] == few[1]["rows"]
     for name, scores in predictions(few[0]).items():
         np.testing.assert_array_equal(predictions(repo)[name], scores)
+
+
+def test_a_comparison_goes_on_when_the_shell_that_started_it_has_ended(
+    few: Compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = copy_of(few[0], tmp_path / "repo")
+    for path in (repo.runs / "comparison" / "units").glob("id-*"):
+        path.unlink()
+    parents = iter(range(1, 1000))
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    assert compare(repo.path, FEW, seeds=2, origins=2)[1]["rows"] == few[1]["rows"]
+
+
+def test_a_worker_whose_parent_has_died_begins_no_further_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    alive = iter([True, True, False])
+    parent = SimpleNamespace(is_alive=lambda: next(alive))
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    monkeypatch.setattr(trials, "_claimed", lambda *_, wait: contextlib.nullcontext(True))
+    monkeypatch.setattr(trials, "_run", lambda plan, trial, *_: begun.append(trial.name))
+    arms = load_arms(["id"])
+    listed = [SimpleNamespace(name=f"id-s{seed}", arm="id", origin=0, frame="one") for seed in range(5)]
+    trials.work_through(SimpleNamespace(arms=arms, all_trials=listed))  # type: ignore[arg-type]
+    assert begun == ["id-s0", "id-s1"]
 
 
 def test_a_worker_that_stops_is_told_and_what_is_finished_is_kept(few: Compared, tmp_path: Path) -> None:
