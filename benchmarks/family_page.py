@@ -38,6 +38,9 @@ def pages(results: Results, gates: Results | None = None) -> str:
             parts += [f"### {data}, {kind} rows", differences_table(data, found, corrected)]
             if found.get("liveness"):
                 parts += [f"#### {data}: parts", alive_table(found)]
+        alive = {data: found for data, found in known.items() if found.get("liveness")}
+        if alive:
+            parts += [f"### Which parts act, {kind} rows", acting_table(alive)]
         others = {data: found[kind] for data, found in (gates or {}).items() if kind in found}
         parts += [f"### What would be needed, {kind} rows", needed_table(known, others)]
     return "\n\n".join(parts)
@@ -176,14 +179,32 @@ def losses_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def acting_table(known: Mapping[str, Any]) -> str:
+    """A row per system and a column per data set: whether its parts act, with the largest change that forcing one off makes."""
+    lines = [f"| system | {' | '.join(known)} |", f"|{' --- |' * (len(known) + 1)}"]
+    for system in SYSTEMS:
+        cells = []
+        for found in known.values():
+            own = system_parts(system, found["liveness"].get(system, ()))
+            changes = [delta for part in own for delta in part["delta_auc"]]
+            largest = f", {max(changes, key=abs):+.4f}".replace("0.", ".") if changes else ""
+            cells.append(_state(own) + largest if system in found["liveness"] else "-")
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _state(own: Sequence[Mapping[str, Any]]) -> str:
+    known = [part["alive"] for part in own]
+    return "no trained part" if not own else "yes" if True in known else "unknown" if None in known else "no"
+
+
 def alive_table(found: Mapping[str, Any]) -> str:
     """A row per system: whether the parts that its baseline lacks act, and what forcing each of them off changes."""
     lines = ["| system | alive | parts: entropy / log n, change of the validation AUC with it off | SD over seeds |"]
     lines.append(f"|{' --- |' * 4}")
     for system, parts in found["liveness"].items():
         own = system_parts(system, parts)
-        known = [part["alive"] for part in own]
-        state = "no trained part" if not own else "yes" if True in known else "unknown" if None in known else "no"
+        state = _state(own)
         shown = "; ".join(_part(part) for part in own) or "-"
         deviation = next((part["deviation"] for part in own if part["deviation"] is not None), None)
         lines.append(f"| {system} | {state} | {shown} | {'-' if deviation is None else f'{deviation:.4f}'} |")

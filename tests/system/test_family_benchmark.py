@@ -122,6 +122,11 @@ def test_the_page_says_which_parts_of_a_system_act(page: ModuleType) -> None:
     assert "`gate` -.0001 and +.0002; `table` -.0020" in lines["SMILE"]
     assert "`id`" not in lines["SMILE"] + lines["LAMIA"]
     assert "`attention` 0.998, -.0020 | 0.0010 |" in lines["CCFRec"]
+    known = {"wines": {"liveness": liveness}, "films": {"liveness": {"CCFRec": [part("attention", True)]}}}
+    rows = page.acting_table(known).splitlines()
+    assert "| SMILE | yes, -.0020 | - |" in rows
+    assert "| CCFRec | no, -.0020 | yes, -.0020 |" in rows
+    assert "| statistics of codes | no trained part | - |" in rows
 
 
 def test_tables_have_every_system_and_mark_what_holds_after_the_correction(page: ModuleType) -> None:
