@@ -39,7 +39,6 @@ import io
 import json
 import os
 import platform
-import resource
 import sqlite3
 import statistics
 import subprocess
@@ -54,6 +53,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from online_reads import SIZES, VALUES, fill, read
 from online_stores import BEGINNING, END, PACKED, open_store, redis_server, write_tables
+from processes import peak_mb
 
 RESULTS = Path(__file__).parent / "results" / "bench_online.json"
 ENGINE = "sidkit.stores.online.PackedComputeEngine"
@@ -76,10 +76,6 @@ def materialize(folder: Path, kind: str) -> dict[str, float]:
         store.materialize(BEGINNING, END)
     costs = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
     return {**costs, "extra_mb": peak_mb() - before}
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def apart(*arguments: object) -> Any:

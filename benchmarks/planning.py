@@ -74,16 +74,14 @@ def work(plan: Plan, jobs: int) -> None:
         When a process stopped before all trials were finished; those that are stay.
     """
     if jobs == 1:
-        work_through(
-            plan, LineProgress(Console())
-        )  # stops, as a worker does, when the process that started this one has died
-    else:
-        context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=work_through, args=(plan,)) for _ in range(jobs)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        work_through(plan, LineProgress(Console()))
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work_through, args=(plan,)) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     missing = [trial.name for trial in plan.all_trials if plan.details(trial) is None]
     if missing:
         raise SystemExit(

@@ -242,8 +242,12 @@ def materialize(repo: Repo, as_of_us: int, views: list[str] | None = None) -> di
     with rows_of_build(repo, as_of_us, views):
         outdated = outdate_withdrawn(store, repo.tables, names)
         all_names, quiet = [*names, *(view.name for view in own if view.name not in names)], io.StringIO()
-        redirected = contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet)
-        with redirected[0], redirected[1], refreshed_once(store.registry), in_bulk(store) as written:
+        with (
+            contextlib.redirect_stdout(quiet),
+            contextlib.redirect_stderr(quiet),
+            refreshed_once(store.registry),
+            in_bulk(store) as written,
+        ):
             store.materialize(_BEGINNING, from_us(as_of_us), all_names)
         drop_withdrawn(store, outdated)
         forget_withdrawn(repo.tables, names)

@@ -389,12 +389,12 @@ def test_an_apply_reads_the_registry_a_few_times_and_not_once_per_object(
     monkeypatch.setattr(SqlRegistry, "proto", lambda registry: reads.append("read") or by_feast(registry))
     repo = copy_of(published, tmp_path / "copy")
     applied, store = len(reads), open_store(repo)
-    del reads[applied:]
+    reads.clear()
     materialize(repo, read_build(repo)["as_of_us"])
     lists = (store.list_data_sources, store.list_feature_views, store.list_entities, store.list_feature_services)
     assert sum(len(listed()) for listed in lists) > 15
     assert applied <= 6
-    assert len(reads) - applied <= 4
+    assert len(reads) <= 4
 
 
 def test_a_registry_whose_objects_could_not_be_written_still_refreshes_itself(published: Repo, tmp_path: Path) -> None:

@@ -163,9 +163,7 @@ def work_through(plan: Plan, progress: Progress = SILENT) -> None:
     progress : Progress
         Receives each trial that this process runs as a stage, and its epochs.
     """
-    parent = (
-        multiprocessing.parent_process()
-    )  # None in a process that is no worker: a command outlives the shell it was typed in
+    parent = multiprocessing.parent_process()  # None but in workers: a command outlives the shell that started it
     contexts: dict[str, TrainingContext] = {}
     # Blends and adapters come after all other trials, which include their members.
     for order in sorted({in_order(plan.arms[trial.arm]) for trial in plan.all_trials}):
