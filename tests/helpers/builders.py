@@ -166,8 +166,7 @@ def forked_sidkit(
     *arguments: object, cwd: Path, expect: int = 0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line like :func:`sidkit`, in a process that is forked after the imports."""
-    script = "from sidkit.cli import main; main()"
-    return forked_script(script, *arguments, cwd=cwd, expect=expect, **environment)
+    return forked_script(SIDKIT, *arguments, cwd=cwd, expect=expect, **environment)
 
 
 def forked_script(
@@ -188,6 +187,44 @@ def forked_exit(script: str, *arguments: object, cwd: Path, **environment: str) 
         out, err = (file.read_text() if file.exists() else "" for file in files)
     assert code is not None, "it did not end in time"
     return subprocess.CompletedProcess(command, code, out, err)
+
+
+class Forked:
+    """A script that goes on beside the test, in a process that is forked after the imports: what tests use of ``Popen``."""
+
+    def __init__(
+        self, script: str, *arguments: object, cwd: Path, files: Sequence[Path], environment: Mapping[str, str]
+    ) -> None:
+        command = ["sidkit", *map(str, arguments)]
+        self._child = forking().Process(target=_scripted, args=(script, command, cwd, environment, files))
+        self._child.start()
+        assert self._child.pid is not None
+        self.pid = self._child.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._child.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, when it has ended."""
+        self._child.join(timeout)
+        if (code := self._child.exitcode) is None:
+            raise subprocess.TimeoutExpired("sidkit", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+SIDKIT = "from sidkit.cli import main; main()"
+"""A script that is the command line."""
 
 
 def _scripted(

@@ -93,7 +93,7 @@ def in_process(program: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> 
 
 def check_command(line: str) -> None:
     """Check that a command line names existing commands, options, targets, scripts and extras; nothing is run."""
-    command = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    command = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
     program, *arguments = command
     _CHECKS[Path(program).name](arguments)
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from helpers.builders import SIDKIT, Forked
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Service:
     """A running service."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     log: Path
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,27 +80,27 @@ def is_ready(service: Service) -> bool:
         return False
 
 
+def _started(
+    arguments: Sequence[object], folder: Path, out: Path, log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[str] | Forked:
+    out.touch()
+    if "--workers" not in arguments:
+        return Forked(SIDKIT, *arguments, cwd=folder, files=[out, log], environment=environment)
+    command = [sys.executable, "-u", "-m", "sidkit", *map(str, arguments)]
+    with log.open("w") as errors, out.open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=errors, text=True, env=environment, cwd=folder)
+
+
 @contextmanager
 def running(repo: Path, *options: object, wait: bool = True, **environment: str) -> Iterator[Service]:
-    """Serve a repository for the duration of the block."""
+    """Serve a repository for the duration of the block.
+
+    A service of one process is forked after the imports. One of several starts its workers afresh, so it does too.
+    """
+    arguments = ["serve", "--repo", repo, "--port", 0, *options]
     with tempfile.TemporaryDirectory() as folder:
         log, out = Path(folder) / "stderr", Path(folder) / "stdout"
-        command = [
-            sys.executable,
-            "-u",
-            "-m",
-            "sidkit",
-            "serve",
-            "--repo",
-            str(repo),
-            "--port",
-            "0",
-            *map(str, options),
-        ]
-        with log.open("w") as errors, out.open("w") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=errors, text=True, env={**os.environ, **environment}, cwd=folder
-            )
+        process = _started(arguments, Path(folder), out, log, {**os.environ, **environment})
         try:
             end = time.monotonic() + 120
             while "serving on" not in out.read_text():

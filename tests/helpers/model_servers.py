@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,17 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.places import EXAMPLES
+from helpers.ports import free_port
 
 DEPLOY = EXAMPLES / "deploy"
 ITEMS = [f"i{number}" for number in range(1, 9)]
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
 
 
 def command(kind: str, python: str, port: int) -> list[str]:

@@ -20,6 +20,7 @@ import pytest
 
 from helpers.children import ends_with_parent
 from helpers.pit_oracle import moment
+from helpers.ports import free_port
 from sidkit.stores.quiet_import import quiet_feast
 
 if TYPE_CHECKING:
@@ -189,13 +190,6 @@ SOURCE_TYPES = {
 def redis_options(address: str) -> dict[str, Any]:
     """Settings of a packed store on a server, with keys that no other test has."""
     return {"url": f"redis://{address}/0", "key_prefix": f"test-{secrets.token_hex(6)}"}
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

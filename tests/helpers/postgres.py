@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from helpers.children import ends_with_parent
-from helpers.online_builders import free_port
+from helpers.ports import free_port
 
 USER, PASSWORD = "sidkit", "open sesame"
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from helpers.places import TESTS
+from helpers.ports import free_port
 from helpers.training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
 from ranking.data.batches import Batches, Vocabulary
 from ranking.data.dataset import Dataset
@@ -33,6 +34,7 @@ from ranking.models.spec import ModelSpec
 from ranking.training.loop import Epoch, Trained, train
 from ranking.training.processes import ALONE, Processes, joined_processes
 from ranking.training.spec import TrainingSpec
+from sidkit.core.interrupt import interruptible
 
 MODEL = ModelSpec(dim=4, hidden=(8,), dropout=0.3, id_dropout=0.4, history="target_attention")
 SPEC = TrainingSpec(
@@ -152,10 +154,30 @@ def torchrun(script: Path, *arguments: str, **changes: str) -> subprocess.Comple
     )  # fmt: skip
 
 
+def by_hand(script: Path, *arguments: str, **changes: str) -> list[tuple[int, str]]:
+    """Run a script in two processes without a launcher, so that nobody stops one when the other is dead.
+
+    Returns
+    -------
+    list of (int, str)
+        Exit status and what each wrote to its standard error.
+    """
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True,
+            env=environment_of(**place, RANK=str(number), LOCAL_RANK=str(number), **changes),
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    said = [each.communicate(timeout=900)[1] for each in started]
+    return [(each.returncode, text) for each, text in zip(started, said, strict=True)]
+
+
 def main() -> None:
-    """Train each scenario; process 0 writes loss curve, validation AUC and weights."""
+    """Train each scenario; process 0 writes loss curve, validation AUC and weights. It ends on signals as `sidkit` does."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
-    with joined_processes() as processes:
+    with interruptible(), joined_processes() as processes:
         for name in names:
             killed = name == "killed" and os.environ.get("KILLED") == "yes"
             checkpoint = folder / "checkpoint.safetensors" if name == "killed" and "KILLED" in os.environ else None

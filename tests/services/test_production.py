@@ -21,8 +21,8 @@ from helpers.codebook_builders import AS_OF, CUT, ITEMS, write_source
 from helpers.commands import ask
 from helpers.life_state import online_rows, registered
 from helpers.life_steps import CLICKS, fit
-from helpers.online_builders import free_port
 from helpers.own_services import MARK, own_services
+from helpers.ports import free_port
 from semantic_ids.catalog import Catalog
 from sidkit.core.clock import iso
 from sidkit.core.repo import Repo

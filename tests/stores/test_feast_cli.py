@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import pytest
 from helpers.builders import copy_of, fresh_repo
 from helpers.pit_oracle import cells, feast_store
 from helpers.places import ROOT
+from helpers.ports import free_port
 from semantic_ids import lifecycle
 from sidkit.core.clock import from_us, to_us
 from sidkit.core.repo import Repo
@@ -325,12 +325,6 @@ def test_the_template_works_by_plain_commands_from_any_directory_and_zone(shop: 
 
 def untouched(abroad: Path) -> bool:
     return sorted(path.name for path in abroad.rglob("*")) == ["entities.py", "entities.py", "feature_repo"]
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

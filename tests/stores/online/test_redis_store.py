@@ -27,12 +27,12 @@ from helpers.online_builders import (
     entity_keys,
     feast_repo,
     feature_view,
-    free_port,
     redis_options,
     redis_server,
     write_source,
 )
 from helpers.pit_oracle import moment
+from helpers.ports import free_port
 from sidkit.core.errors import MissingExtraError, OnlineStoreError
 
 VIEW = "shop_thing"
