@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from helpers.builders import Forked
 from helpers.places import TESTS
 from helpers.ports import free_port
 from helpers.training_builders import CONTENT_DIM, SIZES, fitted_to, random_set
@@ -145,33 +146,39 @@ def environment_of(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1", **changes}
 
 
-def torchrun(script: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in two processes on this machine."""
+def torchrun(*script: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with arguments, or a module after "-m", in two processes on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
-        [*launcher, str(script), *arguments],
+        [*launcher, *map(str, script)],
         env=environment_of(**changes), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
 
-def by_hand(script: Path, *arguments: str, **changes: str) -> list[tuple[int, str]]:
-    """Run a script in two processes without a launcher, so that nobody stops one when the other is dead.
+@dataclass(frozen=True)
+class Pair:
+    """Two processes that train together, and the files that they print to."""
 
-    Returns
-    -------
-    list of (int, str)
-        Exit status and what each wrote to its standard error.
-    """
+    processes: tuple[Forked, Forked]
+    files: tuple[Path, Path]
+
+    def ended(self) -> tuple[list[int], list[str]]:
+        """Exit status of each, and what each said."""
+        return [each.wait(900) for each in self.processes], [file.read_text() for file in self.files]
+
+
+def two_forks(folder: Path, script: str, *arguments: object, **changes: str) -> Pair:
+    """Run a script in two processes that are forked and have no launcher: nobody stops one when the other is dead."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True,
-            env=environment_of(**place, RANK=str(number), LOCAL_RANK=str(number), **changes),
+    files = (folder / f"said-{place['MASTER_PORT']}-0", folder / f"said-{place['MASTER_PORT']}-1")
+    first, second = (
+        Forked(
+            script, *arguments, cwd=folder, files=[file, file],
+            environment=environment_of(**place, RANK=str(number), LOCAL_RANK=str(number), **changes),
         )
-        for number in range(2)
-    ]  # fmt: skip
-    said = [each.communicate(timeout=900)[1] for each in started]
-    return [(each.returncode, text) for each, text in zip(started, said, strict=True)]
+        for number, file in enumerate(files)
+    )  # fmt: skip
+    return Pair((first, second), files)
 
 
 def main() -> None:

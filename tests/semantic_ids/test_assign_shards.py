@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers.builders import DAY
+from helpers.builders import DAY, forked_sidkit
 from helpers.codebook_builders import AS_OF, BARE, CUT, ITEMS, SPEC, bring, build, built_repo, online, rows
 from helpers.killed_workers import killing, run_advice
-from helpers.training_processes import environment_of
 from semantic_ids import lifecycle
 from semantic_ids.assign_shards import assign_shard
 from semantic_ids.catalog import table_path
@@ -112,21 +109,18 @@ def test_a_shard_of_a_retired_codebook_is_refused(tmp_path: Path) -> None:
 def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(tmp_path: Path) -> None:
     repo = build(built_repo(tmp_path))
     lifecycle.fit(repo, "a", SPEC, CUT)
-    command = [sys.executable, "-m", "sidkit", "codebooks", "publish", "a", "--shards", "3", "--repo", str(repo.path)]
-    environment = {**environment_of(), "PYTHONPATH": killing(tmp_path / "site", "2/3")}
-    died = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert died.returncode == 1
-    assert "expected 3 workers to finish, but those of these shards did not: 2/3 (exit code -9)" in died.stderr
+    publish = ("codebooks", "publish", "a", "--shards", "2", "--repo", repo.path)
+    died = forked_sidkit(*publish, cwd=tmp_path, expect=1, PYTHONPATH=killing(tmp_path / "site", "2/2"))
+    assert "expected 2 workers to finish, but those of these shards did not: 2/2 (exit code -9)" in died.stderr
     assert not table_path(repo, "a").exists()
     finished = {
         path.name: path.stat().st_mtime_ns for path in (repo.data / "tmp" / "shards" / "codes-a").glob("[0-9]*")
     }
-    assert set(finished) == {"1-of-3", "3-of-3"}
-    assert assign_shard(repo, "a", Shard(1, 3)) is None
+    assert set(finished) == {"1-of-2"}
+    assert assign_shard(repo, "a", Shard(1, 2)) is None
     assert "sidkit codebooks assign a" in died.stderr
 
-    again = subprocess.run(command, env=environment_of(), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = forked_sidkit(*publish, cwd=tmp_path)
     assert again.stderr.count("was finished before") == 0
     assert not (repo.data / "tmp" / "shards" / "codes-a").exists()
     sharded = without_moment(repo)

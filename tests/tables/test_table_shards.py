@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import sidkit
-from helpers.builders import DAY, complete, fresh_repo, set_world, write_world_source
+from helpers.builders import DAY, complete, forked_sidkit, fresh_repo, set_world, write_world_source
 from helpers.killed_workers import killing, run_advice
-from helpers.training_processes import environment_of
 from oracle.logs import World, random_world
 from sidkit.core.errors import ArtifactMissingError, ConfigError, ProcessesError
 from sidkit.core.repo import Repo
@@ -130,29 +127,14 @@ def test_spark_splits_the_work_itself(repo: Repo) -> None:
 
 def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(repo: Repo, tmp_path: Path) -> None:
     as_of = text(halves(1)[2])
-    build = [
-        sys.executable,
-        "-m",
-        "sidkit",
-        "tables",
-        "build",
-        "--as-of",
-        as_of,
-        "--shards",
-        "2",
-        "--repo",
-        str(repo.path),
-    ]
-    environment = {**environment_of(), "PYTHONPATH": killing(tmp_path / "site", "1/2")}
-    died = subprocess.run(build, env=environment, capture_output=True, text=True, check=False)
-    assert died.returncode == 1
+    build = ("tables", "build", "--as-of", as_of, "--shards", "2", "--repo", repo.path)
+    died = forked_sidkit(*build, cwd=tmp_path, expect=1, PYTHONPATH=killing(tmp_path / "site", "1/2"))
     assert "expected 2 workers to finish, but those of these shards did not: 1/2 (exit code -9)" in died.stderr
     folder = repo.data / "tmp" / "shards" / "tables"
     assert [path.name for path in folder.glob("[0-9]*")] == ["2-of-2"]
     project = sidkit.open(repo.path)
     assert project.build_shard(as_of, "2/2") is None
-    again = subprocess.run(build, env=environment_of(), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = forked_sidkit(*build, cwd=tmp_path)
     assert "shard 1/2" not in again.stdout
     sharded = tables_of(repo)
     project.build(as_of, rebuild=True)

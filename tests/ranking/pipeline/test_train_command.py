@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +11,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from helpers.builders import FAST_PRESET, few_trees, one_thread
-from helpers.training_processes import environment_of
+from helpers.builders import FAST_PRESET, SIDKIT, few_trees, one_thread
+from helpers.training_processes import torchrun, two_forks
 from ranking.pipeline.arm_stages import ArmStages
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
@@ -30,55 +27,35 @@ WITH_GLOO = torch.distributed.is_available() and torch.distributed.is_gloo_avail
 IMPRESSIONS = 6000
 
 
-def launched(repo: Path, preset: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sidkit"]
-    command += ["ranker", "train", "--data", "synthetic", "--impressions", str(IMPRESSIONS), "--arm", "id", "--json"]
-    return subprocess.Popen(
-        [*command, "--repo", str(repo), "--preset", str(preset)],
-        env=environment_of(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def second_process(repo: Path) -> int | None:
-    """The process id of process 1."""
-    for folder in Path("/proc").iterdir():
-        try:
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"RANK=1" in environment and str(repo).encode() in words:
-            return int(folder.name)
-    return None
+def command(repo: Path, preset: Path) -> list[str]:
+    given = ["ranker", "train", "--data", "synthetic", "--impressions", str(IMPRESSIONS), "--arm", "id", "--json"]
+    return [*given, "--repo", str(repo), "--preset", str(preset)]
 
 
 @pytest.mark.skipif(not WITH_GLOO, reason="gloo absent: torch cannot train in several processes")
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="gloo absent, or no /proc to find a process in")
 def test_all_processes_end_with_a_killed_one_and_the_same_command_goes_on(tmp_path: Path) -> None:
     preset = tmp_path / "longer.toml"
     preset.write_text(
-        FAST_PRESET.read_text().replace("epochs = 2", "epochs = 40").replace("patience = 2", "patience = 40")
+        FAST_PRESET.read_text().replace("epochs = 2", "epochs = 15").replace("patience = 2", "patience = 15")
     )
     two, one = tmp_path / "two", tmp_path / "one"
     for path in (two, one):
         one_thread(prepare_repo("synthetic", path))
-    running = launched(two, preset)
-    while running.poll() is None and not list(two.glob("artifacts/rankers/.checkpoint-*")):
+    running = two_forks(tmp_path, SIDKIT, *command(two, preset))
+    while running.processes[1].poll() is None and not list(two.glob("artifacts/rankers/.checkpoint-*")):
         time.sleep(0.05)
-    victim = second_process(two)
-    assert victim is not None, running.communicate()
-    os.kill(victim, signal.SIGKILL)
-    said = running.communicate()[1]
-    assert running.returncode != 0
-    assert "sidkit: expected an answer of every training process, but one stopped" in said or "exitcode  : -9" in said
+    running.processes[1].kill()
+    (status, killed), (said, _) = running.ended()
+    assert killed == -signal.SIGKILL
+    assert status == 1
+    assert "sidkit: expected an answer of every training process, but one stopped" in said
     assert not list(two.glob("artifacts/rankers/*/manifest.json"))
     assert list(two.glob("artifacts/rankers/.checkpoint-*"))
 
-    running = launched(two, preset)
-    printed, said = running.communicate()
-    assert running.returncode == 0, said
-    (trained,) = json.loads(printed)
-    assert f"train:{trained['arm']}:s0" in said
+    done = torchrun("-m", "sidkit", *command(two, preset))
+    assert done.returncode == 0, done.stderr
+    (trained,) = json.loads(done.stdout)
+    assert f"train:{trained['arm']}:s0" in done.stderr
 
     alone = train_preset(one, "synthetic", str(preset), arms=["id"], impressions=IMPRESSIONS)
     assert alone is not None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sidkit
-from helpers.builders import DAY, START
+from helpers.builders import DAY, START, forked_sidkit
 from helpers.codebook_builders import AS_OF, CUT, ITEMS, bring, built_repo
 from helpers.killed_workers import killing, run_advice
 from helpers.places import PRESETS
-from helpers.training_processes import environment_of
 from oracle.features import Event
 from semantic_ids.fit_pairs import known_at, mine_shard, pairs_of_fit
 from semantic_ids.fitting import CodebookSpec
@@ -100,12 +97,8 @@ def test_a_preset_without_pairs_needs_no_shards(repo: Repo) -> None:
 
 def test_a_killed_worker_is_named_and_only_its_shard_is_made_again(tmp_path: Path) -> None:
     repo = built_repo(tmp_path, clicks=random_clicks(1))
-    fit = ["codebooks", "fit", "a", "--preset", str(PRESET), "--force", "--shards", "2", "--repo", str(repo.path)]
-    environment = {**environment_of(), "PYTHONPATH": killing(tmp_path / "site", "1/2")}
-    died = subprocess.run(
-        [sys.executable, "-m", "sidkit", *fit], env=environment, capture_output=True, text=True, check=False
-    )
-    assert died.returncode == 1
+    fit = ("codebooks", "fit", "a", "--preset", PRESET, "--force", "--shards", "2", "--repo", repo.path)
+    died = forked_sidkit(*fit, cwd=tmp_path, expect=1, PYTHONPATH=killing(tmp_path / "site", "1/2"))
     assert "expected 2 workers to finish, but those of these shards did not: 1/2 (exit code -9)" in died.stderr
     assert [path.name for path in (repo.data / "tmp" / "shards" / "pairs-a").glob("[0-9]*")] == ["2-of-2"]
     project = sidkit.open(repo.path)
