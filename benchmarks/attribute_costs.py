@@ -15,7 +15,6 @@ import functools
 import gc
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import peak_mb
 
 from sidkit.core.files import write_json
 from sidkit.core.repo import Repo
@@ -89,7 +89,7 @@ def build(repo_path: str) -> None:
         began = time.process_time()
         build_tables(repo, end_of_log(repo))
         seconds["tables"] = time.process_time() - began
-    print(json.dumps({**seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({**seconds, "peak_mb": peak_mb()}))
 
 
 def cpu_ms(reads: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

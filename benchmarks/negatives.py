@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+from processes import peak_mb
 
 HERE = Path(__file__).parent
 FEATURES = ("clicks_1d", "clicks_7d", "clicks_30d", "clicks_all", "age")
@@ -55,7 +55,7 @@ def drawn(source: Path, work: Path) -> dict[str, Any]:
         **told,
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": round(peak_mb()),
     }
 
 

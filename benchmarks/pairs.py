@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import peak_mb
 
 from semantic_ids.pairs.mining import PairSpec, mine_pairs
 from sidkit.core.clock import DAY_US, MICROS
@@ -65,7 +65,7 @@ def write_log(folder: Path, events: int, seed: int = 0) -> None:
 def measure(work: Path, sources: tuple[str, ...], engine: dict[str, Any], told: Any) -> None:
     vectors = np.load(work / "vectors.npy")
     ids = [f"i{at}" for at in range(len(vectors))]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     started = time.perf_counter()
     pairs = mine_pairs(
         [work / "log.parquet"],
@@ -81,8 +81,8 @@ def measure(work: Path, sources: tuple[str, ...], engine: dict[str, Any], told: 
         {
             "sources": list(sources),
             "seconds": round(time.perf_counter() - started, 1),
-            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "rss_before_mb": round(before / 1024),
+            "peak_rss_mb": round(peak_mb()),
+            "rss_before_mb": round(before),
             "pairs": len(pairs),
             "targets": len(np.unique(pairs.target)),
             "clicks": int(pairs.clicks.sum()),
