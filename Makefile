@@ -198,7 +198,7 @@ modalities: $(VENV)/.made
 
 # Every system that the papers are compared with, five seeds; it resumes. FAMILY="--finished" compares what is finished, --open test rows.
 family: $(VENV)/.made
-	$(BIN)/python benchmarks/family.py --work $(WORK)/family --jobs 2 --table $(FAMILY) --data synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
+	$(BIN)/python benchmarks/family.py --work $(WORK)/family --jobs 2 --write $(FAMILY) --data synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
 # Codes instead of ids under one table size, with hashed ids as control.
 table-budget: $(VENV)/.made

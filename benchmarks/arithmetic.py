@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from computed_blocks import written
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results" / "large-arithmetic.md"
-BEGIN, END = "<!-- computed: begin -->", "<!-- computed: end -->"
 
 
 @dataclass(frozen=True)
@@ -264,18 +265,12 @@ def traffic(scale: Scale) -> list[str]:
     ]
 
 
-def written(text: str, computed: str) -> str:
-    """A page with its computed part replaced."""
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:begin]}\n\n{computed}\n\n{text[end:]}"
-
-
 def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
-        PAGE.write_text(written(PAGE.read_text(), page()))
+        PAGE.write_text(written(PAGE.read_text(), "computed", page()))
     else:
         print(page())
 

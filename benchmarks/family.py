@@ -1,7 +1,7 @@
 """Every system that the two papers are compared with, beside its plain baseline, its control and the arm that is served.
 
     python benchmarks/family.py --data DATA... [--work .work/family] [--seeds 5] [--systems NAME...] [--losses NAME...]
-        [--reindex] [--finished] [--open] [--table]
+        [--reindex] [--finished] [--open] [--write]
 
 One time origin: rankers train on a sample of users of the training window, choose their epoch on the next rows, and are
 compared on validation rows, or with ``--open`` on test rows. Every system has one arm, the same inputs without its idea
@@ -12,7 +12,7 @@ their auxiliary losses, and ``--reindex`` measures rows of the id table for new 
 by Holm over all systems and data sets of the table. Results go to ``benchmarks/results/family.json``, one entry per data set
 and kind of rows, to which a run of other systems on the same rows adds, with the processor seconds of a training, the size of
 the model, and what its parts contribute. Saved trials are not repeated; ``--finished`` compares the systems whose trials are
-finished, and trains nothing.
+finished, and trains nothing. ``--write`` replaces the tables of ``docs/results/family.md`` by those of all results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import planning
 from codes import measured_difference
-from family_page import pages
+from computed_blocks import written
+from family_page import blocks
 from family_reindex import reindexed
 from family_sources import with_attributes
 from family_systems import ATTRIBUTES, SERVED, SHUFFLED_ATTRIBUTES, SYSTEMS, WITH_ATTRIBUTES, System
@@ -52,6 +53,7 @@ from sidkit.core.records import record_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "family.json"
+PAGE = ROOT / "docs" / "results" / "family.md"
 SLICES = ("all", "cold", "warm")
 
 
@@ -264,7 +266,7 @@ def main() -> None:
     parser.add_argument("--reindex", action="store_true", help="measure rows of the id table for new items")
     parser.add_argument("--finished", action="store_true", help="compare what is finished, and train nothing")
     parser.add_argument("--open", action="store_true", help="compare on test rows")
-    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    parser.add_argument("--write", action="store_true", help="write the tables of the page from the results")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     with_rows(parser, train=20_000, evaluation=20_000)
@@ -277,8 +279,11 @@ def main() -> None:
         result = compared(arms, options) | {"cpu_seconds_in_all": round(time.process_time() - began)}
         kind = "test" if options.open else "validation"
         record(options.results, name, kind, merged(results_of(options.results).get(name, {}).get(kind), result))
-    if options.table:
-        print(pages(results_of(options.results), results_of(RESULTS.with_name("gates.json"))))
+    if options.write:
+        text = PAGE.read_text()
+        for part, computed in blocks(results_of(options.results), results_of(RESULTS.with_name("gates.json"))).items():
+            text = written(text, part, computed)
+        PAGE.write_text(text)
 
 
 if __name__ == "__main__":

@@ -22,28 +22,53 @@ _COLUMNS: Sequence[tuple[str, str]] = (
     ("served", "all"),
     ("served", "cold"),
 )
+LABELS = {
+    "xwines_slim": "X-Wines",
+    "ml_latest_small": "MovieLens",
+    "uci_online_retail": "UCI",
+    "synthetic_strong": "`strong`",
+    "synthetic_clustered": "`clustered`",
+}
+"""What the page calls the data sets, in its order."""
+_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 Results = Mapping[str, Mapping[str, Any]]
 """Data set -> kind of rows -> result."""
 
 
-def pages(results: Results, gates: Results | None = None) -> str:
-    """All tables as Markdown; ``gates`` are results of ``benchmarks/gates.py``: some systems on more data sets."""
-    parts = []
+def blocks(results: Results, gates: Results | None = None) -> dict[str, str]:
+    """The computed parts of the page; ``gates`` are results of ``benchmarks/gates.py``: some systems on more data sets."""
+    differences = []
     for kind in ("validation", "test"):
-        known = {data: found[kind] for data, found in results.items() if kind in found}
-        if not known:
-            continue
+        known = _labelled(results, kind)
         corrected = holm(cold_cells(known))
         for data, found in known.items():
-            parts += [f"### {data}, {kind} rows", differences_table(data, found, corrected)]
-            if found.get("liveness"):
-                parts += [f"#### {data}: parts", alive_table(found)]
-        alive = {data: found for data, found in known.items() if found.get("liveness")}
-        if alive:
-            parts += [f"### Which parts act, {kind} rows", acting_table(alive)]
-        others = {data: found[kind] for data, found in (gates or {}).items() if kind in found}
-        parts += [f"### What would be needed, {kind} rows", needed_table(known, others)]
-    return "\n\n".join(parts)
+            differences += [_heading(data, kind, found), differences_table(data, found, corrected)]
+    known = _labelled(results, "validation")
+    alive = {data: found for data, found in known.items() if found.get("liveness")}
+    parts = [f"**{data}**, {_seeds(found)}:\n\n{alive_table(found)}" for data, found in alive.items()]
+    return {
+        "differences": "\n\n".join(differences),
+        "acting": acting_table(alive),
+        "parts": "\n\n".join(parts),
+        "needed": needed_table(known, _labelled(gates or {}, "validation")),
+    }
+
+
+def _labelled(results: Results, kind: str) -> dict[str, Any]:
+    """Results on rows of a kind by the name that the page gives a data set, in the page's order."""
+    known = {data: found[kind] for data, found in results.items() if kind in found}
+    return {LABELS.get(data, data): known[data] for data in sorted(known, key=[*LABELS, *known].index)}
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    return f"{_NUMBERS.get(found['seeds'], found['seeds'])} seeds"
+
+
+def _heading(data: str, kind: str, found: Mapping[str, Any]) -> str:
+    trained = " or ".join(f"{rows:,}" for rows in sorted(set(found["train_rows"].values())))
+    positives = {each["positives"] for each in found["differences"] if each["slice"] == "cold"}
+    cold = f"{max(positives):,} cold positives" if positives else "too few cold positives for a figure"
+    return f"**{data}**, {kind} rows, {_seeds(found)}, {trained} training rows, {found['rows']:,} {kind} rows, {cold}:"
 
 
 def cold_cells(known: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
