@@ -6,13 +6,14 @@
 One time origin: rankers train on a sample of users of the training window, choose their epoch on the next rows, and are
 compared on validation rows, or with ``--open`` on test rows. Every system has one arm, the same inputs without its idea
 (baseline), the same arm with its idea made meaningless (control), and is also compared with ``content_codes``, the arm that
-the default preset serves. All arms have their shipped settings; none is tuned. ColdGPT reads the attributes of the items,
-which its baseline reads as a modality like any other. ``--losses`` also trains the arms of these systems without each of
-their auxiliary losses, and ``--reindex`` measures rows of the id table for new items. Differences on cold rows are corrected
-by Holm over all systems and data sets of the table. Results go to ``benchmarks/results/family.json``, one entry per data set
-and kind of rows, to which a run of other systems on the same rows adds, with the processor seconds of a training, the size of
-the model, and what its parts contribute. Saved trials are not repeated; ``--finished`` compares the systems whose trials are
-finished, and trains nothing. ``--write`` replaces the tables of ``docs/results/family.md`` by those of all results.
+the default preset serves; a system whose codebook learns from clicks, with that arm on the same later rows too. All arms have
+their shipped settings; none is tuned. ColdGPT reads the attributes of the items, which its baseline reads as a modality like
+any other. ``--losses`` also trains the arms of these systems without each of their auxiliary losses, and ``--reindex``
+measures rows of the id table for new items. Differences on cold rows are corrected by Holm over all systems and data sets of
+the table. Results go to ``benchmarks/results/family.json``, one entry per data set and kind of rows, to which a run of other
+systems on the same rows adds, with the processor seconds of a training, the size of the model, and what its parts contribute.
+Saved trials are not repeated; ``--finished`` compares the systems whose trials are finished, and trains nothing. ``--write``
+replaces the tables of ``docs/results/family.md`` by those of all results.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def compared(arms: Mapping[str, Compared], options: argparse.Namespace) -> dict[
             if "auc" in metrics.metrics:
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
     chosen = {name: SYSTEMS[name] for name in options.systems}
-    complete = {name: system for name, system in chosen.items() if {*system.names, SERVED} <= set(arms)}
+    complete = {name: system for name, system in chosen.items() if set(system.names) <= set(arms)}
     result = {
         "rows": len(rows),
         "train_rows": {arm: each.details()[0].train_rows for arm, each in arms.items()},
@@ -155,7 +156,7 @@ def compared(arms: Mapping[str, Compared], options: argparse.Namespace) -> dict[
         "megabytes": {arm: _mean(each, _megabytes) for arm, each in arms.items()},
         "liveness": {} if options.open else living(arms, complete),  # is of validation rows
         "missing": {
-            name: "not finished" if {*system.names, SERVED} <= listed else "the data have no attributes"
+            name: "not finished" if set(system.names) <= listed else "the data have no attributes"
             for name, system in chosen.items()
             if name not in complete
         },
@@ -169,9 +170,8 @@ def differences(name: str, system: System, values: Mapping[str, Mapping[str, Met
     """The differences of a system to its baseline, its control, the arm that is served, and itself without its losses."""
     found = []
     for part, known in values.items():
-        others = [("baseline", system.baseline), ("control", system.control), ("served", SERVED)]
-        others += [(other, other) for other in known if other.startswith(without(system.arm, ""))]
-        for role, other in others:
+        losses = {other: other for other in known if other.startswith(without(system.arm, ""))}
+        for role, other in {**system.others, **losses}.items():
             if other != system.arm:
                 found.append(
                     {"system": name, "role": role, **told(system.arm, other, part, known[system.arm], known[other])}

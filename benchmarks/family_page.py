@@ -14,13 +14,19 @@ TOLD = (0.005, 0.002)
 """Differences in AUC that should be told."""
 POWER = 0.8
 """Share of samples in which a difference of this size should be told."""
-ROLES = {"baseline": "its baseline", "control": "its control", "served": "`content_codes`"}
+ROLES = {
+    "baseline": "its baseline",
+    "control": "its control",
+    "served": "`content_codes`",
+    "same rows": "`content_codes` on the same rows",
+}
 _COLUMNS: Sequence[tuple[str, str]] = (
     ("baseline", "all"),
     ("baseline", "cold"),
     ("control", "cold"),
     ("served", "all"),
     ("served", "cold"),
+    ("same rows", "all"),
 )
 LABELS = {
     "xwines_slim": "X-Wines",
@@ -177,8 +183,9 @@ def _needed(cells: Sequence[Mapping[str, Any]], seeds: int, total: int) -> str:
 def differences_table(data: str, found: Mapping[str, Any], corrected: Mapping[Any, float]) -> str:
     """One row per system: bold intervals exclude 0, and a star marks p below .05 after Holm on cold rows."""
     lines = [
-        "| system | to its baseline, all | cold | to its control, cold | to `content_codes`, all | cold | MB | s |",
-        f"|{' --- |' * 8}",
+        "| system | to its baseline, all | cold | to its control, cold | to `content_codes`, all | cold | "
+        "on the same rows, all | MB | s |",
+        f"|{' --- |' * 9}",
     ]
     cells = {(each["system"], each["role"], each["slice"]): each for each in found["differences"]}
     for system in dict.fromkeys(each["system"] for each in found["differences"]):

@@ -17,7 +17,7 @@ class CodebookWindow:
 
     codebook: str
     learned_before: str | None
-    """End of those clicks (ISO-8601, UTC); None: it learned from content alone, and all rows can be trained on."""
+    """End of those clicks (ISO-8601, UTC); None: it learned from content alone, and all rows could be trained on."""
     rows: int
     """Training rows from then on, before thinning."""
     of: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ranking.data.codebook_window import CodebookWindow, check_training_rows, training_split
@@ -30,16 +31,17 @@ def window_of(repo: Repo, name: str, split: TimeSplit, at_us: Ints) -> tuple[Tim
     name : str
         Name of the codebook.
     split : TimeSplit
-        Of the settings.
+        Of the settings; it may start training later.
     at_us : int64 [rows]
         Times of the rows of the log, microseconds UTC.
     """
     record = Catalog.open(repo).codebook(name)
-    used = training_split(split, record, Codebook.load(repo.codebooks / name))
+    codebook = Codebook.load(repo.codebooks / name)
+    used = training_split(split, record, codebook)
     each = rows_per_event(repo)
     after = each * len(used.parts(at_us)["train"])
-    all_of = each * len(split.parts(at_us)["train"])
-    learned = None if used.train_start_us is None else iso(used.train_start_us)
+    all_of = each * len(replace(split, train_start_us=None).parts(at_us)["train"])
+    learned = iso(record.fit_end_us) if codebook.learned_from_clicks else None
     return used, CodebookWindow(name, learned, after, all_of)
 
 

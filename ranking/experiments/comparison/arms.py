@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from ranking.data.split import TimeSplit
 from ranking.models.spec import SizedBy
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_members import check_blends
@@ -35,7 +36,16 @@ BOOSTING = "gbdt"
 """The baseline to beat."""
 PAPERS, ALL = "papers", "all"
 """Groups of shipped arms: those of the two papers with their baselines, and every one that the data allow."""
-_TRAINING_IRRELEVANT = {"title", "paper", "extra", "baseline", "codebook", "codebook_changes", "sized_by"}
+_TRAINING_IRRELEVANT = {
+    "title",
+    "paper",
+    "extra",
+    "baseline",
+    "codebook",
+    "codebook_changes",
+    "training_rows",
+    "sized_by",
+}
 
 
 class ComparedArm(ArmSpec):
@@ -53,6 +63,10 @@ class ComparedArm(ArmSpec):
     """Whether ``papers`` leaves the arm out; it then runs when named, and with ``all``."""
     baseline: str | None = None
     """The ablation baseline: an arm with the same inputs but without the tested component."""
+    training_rows: Literal["all", "after_clicks"] = "all"
+    """The rows to train on: all before the validation rows, or those from where the window of codebooks that learn from clicks
+    ends. An arm of such a codebook has the latter always; ``after_clicks`` gives another arm the same rows, so that later rows
+    are not taken for a gain of its codes."""
     sized_by: SizedBy = "dim"
     """What is scaled to match the parameter count of :data:`CODES_AS_FEATURES`: the width, or the rows of a hashed table."""
 
@@ -80,6 +94,12 @@ class ComparedArm(ArmSpec):
                 f"{', '.join(CodebookSpec.model_fields)}"
             )
         return CodebookSpec.model_validate({**spec.model_dump(), **self.codebook_changes})
+
+    def split_of(self, split: TimeSplit) -> TimeSplit:
+        """The split of the settings with this arm's training rows, if its codebook does not learn from clicks."""
+        if self.training_rows == "all":
+            return split
+        return split.training_from(split.fit_end_us(learns_from_clicks=True))
 
     def trained_by(self) -> dict[str, Any]:
         """Return every setting that affects training, except the codebook, as JSON."""

@@ -36,7 +36,6 @@ from ranking.pipeline.prepare import Prepared, end_of_log
 from ranking.pipeline.results import StageTime
 from ranking.training.arm_members import members_first
 from ranking.training.arm_spec import RankerSpec, losses_of, without_loss
-from semantic_ids.fitting import CodebookSpec
 from sidkit.core.arrays import Ints
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
@@ -170,19 +169,18 @@ class Comparison:
             before = moments[origin.rows(moments)]
             keys = {}
             for arm, spec in options.arms.items():
-                stem, codebook = codebook_stem(preset_name(spec.codebook)), spec.codebook_spec()
-                keys[arm] = key = f"{_codebook_key(spec)}-o{origin.number}"
+                keys[arm] = key = _frame_key(spec, origin)
                 if key not in frames:
-                    make = partial(self._codebook, stem, codebook, origin, before, inputs, key)
-                    split, name = origin.split, self.skipped.made(arm, key, make)
+                    name = self.skipped.made(arm, key, partial(self._codebook, spec, origin, before, inputs))
                     if name is None:
                         continue
-                    split, window = window_of(self.repo, name, split, before)
+                    split, window = window_of(self.repo, name, spec.split_of(origin.split), before)
                     folder = self.folder / "frames" / key
                     frame_inputs = [inputs, name, asdict(caps), *_start_of(split)]
                     frame = prepared.frame(f"frame:{key}", frame_inputs, name, visible, split, frame_caps, folder)
                     self._note_rows(origin, window, frame.facts["parts"], labelled if sample is not None else None)
-                    frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key)
+                    arms_of = [other for other in options.arms.values() if _frame_key(other, origin) == key]
+                    frames[key] = self._with_controls(Frame(folder, name, split), frame, frame_inputs, key, arms_of)
             arms, budget = self.skipped.possible(options.arms), None
             if options.equal_budgets and CODES_AS_FEATURES in arms:
                 budget = self._budget(
@@ -210,17 +208,20 @@ class Comparison:
         every = (tuple(trials), tuple(loss_trials))
         return Plan(self.repo.path, self.folder, self.options.spec, arms, frames, *every)
 
-    def _codebook(self, stem: str, spec: CodebookSpec, origin: TimeOrigin, at_us: Ints, inputs: Any, key: str) -> str:
+    def _codebook(self, arm: ComparedArm, origin: TimeOrigin, at_us: Ints, inputs: Any) -> str:
         """Fit and publish a codebook before the rows that its rankers train on; returns its name."""
+        spec = arm.codebook_spec()
         fit_end_us = origin.split.fit_end_us(learns_from_clicks=spec.needs_pairs)
-        if spec.needs_pairs:
-            after = origin.split.training_from(fit_end_us)
-            check_training_rows(len(after.parts(at_us)["train"]), after)
-        return self.prepared.codebook(stem, spec, fit_end_us, inputs, f":{key}")
+        used = origin.split.training_from(fit_end_us) if spec.needs_pairs else arm.split_of(origin.split)
+        if used != origin.split:
+            check_training_rows(len(used.parts(at_us)["train"]), used)
+        stem, key = codebook_stem(preset_name(arm.codebook)), f":{_codebook_key(arm)}-o{origin.number}"
+        return self.prepared.codebook(stem, spec, fit_end_us, inputs, key)
 
-    def _with_controls(self, frame: Frame, made: StageResult, inputs: Any, key: str) -> Frame:
-        """Make the control parts of a frame that any arm with its codebook reads."""
-        arms = [spec for spec in self.options.arms.values() if key.startswith(f"{_codebook_key(spec)}-o")]
+    def _with_controls(
+        self, frame: Frame, made: StageResult, inputs: Any, key: str, arms: Sequence[ComparedArm]
+    ) -> Frame:
+        """Make the control parts of a frame that any of its arms reads."""
         stages = ControlStages(self.repo, self.stages, frame.codebook, frame.split, frame.folder, made)
         return replace(frame, controls=stages.run(arms, self.options.spec, inputs, f":{key}"))
 
@@ -355,6 +356,12 @@ def _codebook_key(spec: ComparedArm) -> str:
     """A name that arms with the same codebook share."""
     settings = spec.codebook_spec().model_dump(mode="json")
     return f"{codebook_stem(preset_name(spec.codebook))}_{content_hash(settings)[:6]}"
+
+
+def _frame_key(spec: ComparedArm, origin: TimeOrigin) -> str:
+    """A name that arms with the same codebook and training rows share."""
+    after = "" if spec.training_rows == "all" else "after-"
+    return f"{_codebook_key(spec)}-{after}o{origin.number}"
 
 
 def _trained_by(spec: RankerSpec) -> Any:

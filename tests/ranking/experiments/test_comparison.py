@@ -130,6 +130,26 @@ def test_each_codebook_has_the_training_rows_after_its_clicks(every: Compared) -
     assert printed.count("learned from clicks before") == sum(bool(each["learned_before"]) for each in windows.values())
 
 
+def test_an_arm_trains_on_the_rows_of_arms_with_codes_of_clicks_if_it_asks_for_them(tmp_path: Path) -> None:
+    names = ["id_codes", "id_codes_after", "id_codes_aspects"]
+    repo, facts = compare(tmp_path / "repo", names)
+    comparison = Comparison(repo, CompareOptions("synthetic", load_arms(names), small_spec(), 1, 1, 1, IMPRESSIONS))
+    with repo.locked():
+        plan, (origin,) = comparison.plan()
+    frames = {trial.arm: plan.frames[trial.frame] for trial in plan.trials}
+    train = {}
+    for arm, frame in frames.items():
+        rows = load_dataset(frame.folder).rows
+        train[arm] = rows.at_us[rows.at_us < origin.split.train_end_us]
+    assert frames["id_codes_after"].codebook == frames["id_codes"].codebook
+    assert train["id_codes"].min() < origin.split.codebook_end_us <= train["id_codes_after"].min()
+    np.testing.assert_array_equal(train["id_codes_after"], train["id_codes_aspects"])
+    windows = [
+        (each["learned_before"] is None, each["rows"] == each["of"]) for each in facts["origins"][0]["codebooks"]
+    ]
+    assert windows == [(True, True), (True, False), (False, False)]
+
+
 def frame_of(repo: Repo, codebook: str) -> str:
     """The key of the frame with a codebook."""
     stages_ = json.loads((repo.runs / "comparison" / "stages.json").read_text())["stages"]
