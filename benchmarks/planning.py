@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ranking.experiments.comparison.arms import ComparedArm
 from ranking.experiments.comparison.comparison import CompareOptions, Comparison
 from ranking.experiments.comparison.time_origins import TimeOrigin
 from ranking.experiments.comparison.trials import Plan, work_through
+from ranking.experiments.comparison.workers import ended_on_error, start_workers
 from ranking.pipeline.prepare import prepare_repo
 from ranking.pipeline.presets import load_preset
 from ranking.training.arm_spec import RankerSpec
@@ -76,12 +76,10 @@ def work(plan: Plan, jobs: int) -> None:
     if jobs == 1:
         work_through(plan, LineProgress(Console()))
         return
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work_through, args=(plan,)) for _ in range(jobs)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    workers = start_workers(plan, jobs)
+    with ended_on_error(workers):
+        for worker in workers:
+            worker.join()
     missing = [trial.name for trial in plan.all_trials if plan.details(trial) is None]
     if missing:
         raise SystemExit(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +27,7 @@ from ranking.experiments.comparison.results import (
 from ranking.experiments.comparison.skipped import SkippedArms
 from ranking.experiments.comparison.time_origins import TimeOrigin, time_origins
 from ranking.experiments.comparison.trials import Frame, Plan, Trial, TrialDetails, context_of, work_through
+from ranking.experiments.comparison.workers import ended_on_error, start_workers
 from ranking.pipeline.codebook_window import window_of
 from ranking.pipeline.controls import ControlStages, control_inputs
 from ranking.pipeline.prepare import Prepared, end_of_log
@@ -40,7 +38,6 @@ from sidkit.core.arrays import Ints
 from sidkit.core.config import content_hash, resolved_url
 from sidkit.core.errors import EvaluationError
 from sidkit.core.files import written_beside
-from sidkit.core.interrupt import keyboard_left_to_parent
 from sidkit.core.memory import peak_rss_mb
 from sidkit.core.names import codebook_stem
 from sidkit.core.progress import SILENT, Progress
@@ -307,8 +304,8 @@ class Comparison:
             return
         # Workers share only files, so their epochs are not shown.
         self.progress.stage_started(f"{len(pending)} trials in {min(self.options.jobs, len(pending))} processes")
-        workers = _started(plan, min(self.options.jobs, len(pending)))
-        with _ended(workers):
+        workers = start_workers(plan, min(self.options.jobs, len(pending)))
+        with ended_on_error(workers):
             while pending:
                 done = {trial: details for trial in pending if (details := plan.details(trial)) is not None}
                 for trial, details in done.items():
@@ -366,34 +363,3 @@ def _frame_key(spec: ComparedArm, origin: TimeOrigin) -> str:
 
 def _trained_by(spec: RankerSpec) -> Any:
     return spec.model_dump(mode="json", exclude={"serve"})
-
-
-@contextmanager
-def _ended(workers: Sequence[multiprocessing.process.BaseProcess]) -> Iterator[None]:
-    """Terminate the workers if the block ends with an error or an interrupt."""
-    try:
-        yield
-    except BaseException:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
-        raise
-
-
-def _started(plan: Plan, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
-    """Start workers in fresh interpreters with one thread each; OpenMP reads its thread count when it is loaded."""
-    context = multiprocessing.get_context("spawn")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        workers = [context.Process(target=work_through, args=(plan,)) for _ in range(count)]
-        with keyboard_left_to_parent():
-            for worker in workers:
-                worker.start()
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-    return workers
