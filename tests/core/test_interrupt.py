@@ -17,7 +17,7 @@ import pytest
 
 import sidkit.core.interrupt
 import sidkit.core.temporary
-from ranking.experiments.comparison.comparison import _ended
+from ranking.experiments.comparison.workers import ended_on_error
 from sidkit.cli import main
 from sidkit.contract import SourceFacts
 from sidkit.core.errors import RepoError, StorageError
@@ -173,7 +173,7 @@ def test_workers_are_ended_when_their_parent_is_interrupted() -> None:
 
     worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     worker.start()
-    with pytest.raises(KeyboardInterrupt), _ended([worker]):
+    with pytest.raises(KeyboardInterrupt), ended_on_error([worker]):
         raise KeyboardInterrupt
     assert not worker.is_alive()
 
