@@ -171,11 +171,10 @@ def differences(name: str, system: System, values: Mapping[str, Mapping[str, Met
     found = []
     for part, known in values.items():
         losses = {other: other for other in known if other.startswith(without(system.arm, ""))}
-        for role, other in {**system.others, **losses}.items():
-            if other != system.arm:
-                found.append(
-                    {"system": name, "role": role, **told(system.arm, other, part, known[system.arm], known[other])}
-                )
+        found += [
+            {"system": name, "role": role, **told(system.arm, other, part, known[system.arm], known[other])}
+            for role, other in {**system.others, **losses}.items()
+        ]
     return found
 
 

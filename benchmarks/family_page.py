@@ -56,6 +56,7 @@ def blocks(results: Results, gates: Results | None = None) -> dict[str, str]:
         "differences": "\n\n".join(differences),
         "acting": acting_table(alive),
         "parts": "\n\n".join(parts),
+        "tries": tries_table(results),
         "needed": needed_table(known, _labelled(gates or {}, "validation")),
     }
 
@@ -223,6 +224,27 @@ def acting_table(known: Mapping[str, Any]) -> str:
             cells.append(_state(own) + largest if system in found["liveness"] else "-")
         lines.append(f"| {system} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def tries_table(results: Results) -> str:
+    """A row per system and setting of ``benchmarks/family_tries.py``: validation AUC, and what forcing a part off changes."""
+    lines = ["| data | system | shipped: AUC | setting | AUC (SD) | parts that act | others |", f"|{' --- |' * 7}"]
+    for data in (each for each in LABELS if "tries" in results.get(each, {})):
+        shipped = results[data]["validation"]["auc"]["all"]
+        for system, settings in results[data]["tries"].items():
+            for setting, found in settings.items():
+                acting, others = (
+                    "; ".join(_part(part) for part in found["parts"] if part["alive"] is alive) or "-"
+                    for alive in (True, False)
+                )
+                cells = [LABELS[data], system, _auc(shipped[SYSTEMS[system].arm]), setting]
+                cells.append(f"{_auc(found['auc'])} ({_auc(found['deviation'])})")
+                lines.append(f"| {' | '.join([*cells, acting, others])} |")
+    return "\n".join(lines)
+
+
+def _auc(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
 
 
 def _state(own: Sequence[Mapping[str, Any]]) -> str:

@@ -28,9 +28,11 @@ class System:
 
     @property
     def others(self) -> dict[str, str]:
-        """Role -> the arm that it is compared with."""
+        """Role -> the arm that it is compared with, each once."""
         served = {"served": SERVED} | ({"same rows": SERVED_AFTER} if self.clicks else {})
-        return {"baseline": self.baseline, "control": self.control, **served}
+        roles = {"baseline": self.baseline, "control": self.control, **served}
+        first = {arm: role for role, arm in reversed(roles.items())}
+        return {role: arm for role, arm in roles.items() if arm != self.arm and first[arm] == role}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ SYSTEMS = {
     "CMiMC": System("smile_kept", "smile", "smile_kept_shuffled", "rq_opq_gate", clicks=True),
     "HEKP4NBR": System("id_content_groups", "id_content", "id_content_groups_random"),
     "statistics of codes": System("content_codes", "content", "content_codes_shuffled"),
+    "later rows alone": System(SERVED_AFTER, SERVED, SERVED),
     "blend by counts": System("blend_counts", "blend", "blend_counts_shuffled"),
 }
 ATTRIBUTES = {

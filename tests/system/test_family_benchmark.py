@@ -44,9 +44,7 @@ def test_arms_of_the_systems_are_shipped() -> None:
     own = {systems.WITH_ATTRIBUTES, systems.SHUFFLED_ATTRIBUTES}
     named = {name for system in systems.SYSTEMS.values() for name in system.names} - own
     assert {name for name, system in systems.SYSTEMS.items() if system.clicks} == {
-        name
-        for name, system in systems.SYSTEMS.items()
-        if system.arm in shipped_arms() and shipped_arms()[system.arm].codebook_spec().needs_pairs
+        name for name, system in systems.SYSTEMS.items() if shipped_arms()[system.arm].codebook_spec().needs_pairs
     }
     assert named <= set(shipped_arms())
     assert systems.SERVED in shipped_arms()
@@ -230,6 +228,30 @@ def test_other_settings_are_tried_for_systems_whose_trained_parts_do_not_act() -
     assert tries.averaged("gate", one, 0.001)["alive"]
     assert not tries.averaged("gate", one, 0.0025)["alive"]
     assert tries.averaged("gate", one, None)["alive"] is None
+
+
+def test_the_table_of_other_settings_parts_what_acts_from_what_does_not(page: ModuleType) -> None:
+    tried = {
+        "auc": 0.81234,
+        "deviation": 0.0005,
+        "parts": [part("gate", True), part("table", False, delta_auc=[0.0001])],
+    }
+    results = {
+        "films": {"validation": {}},
+        "uci_online_retail": {"validation": {"auc": {"all": {"smile": 0.82}}}, "tries": {"SMILE": {"learnt": tried}}},
+    }
+    rows = page.tries_table(results).splitlines()[2:]
+    assert rows == ["| UCI | SMILE | .8200 | learnt | .8123 (.0005) | `gate` -.0020 | `table` +.0001 |"]
+
+
+def test_a_system_is_compared_with_each_arm_once() -> None:
+    systems = importlib.import_module("family_systems").SYSTEMS
+    assert systems["statistics of codes"].others == {"baseline": "content", "control": "content_codes_shuffled"}
+    assert systems["later rows alone"].others == {"baseline": "content_codes"}
+    assert systems["LAMIA"].others == {
+        "baseline": "id_codes_after", "control": "id_codes_aspects_shuffled", "served": "content_codes",
+        "same rows": "content_codes_after",
+    }  # fmt: skip
 
 
 def result_of(value: float, *systems: str, rows: int = 100, **changes: Any) -> dict[str, Any]:
