@@ -22,7 +22,7 @@ CONF = {
     "spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
     # The same for Java's optimizing compiler, whose work takes half of a short run's processor time.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000", "spark.sql.files.openCostInBytes": "65536",
 }  # fmt: skip
 
