@@ -61,12 +61,13 @@ def historical_reader(store: FeatureStore, service: FeatureService, read_at_us: 
         fields = {key: pa.string() for key in views.keys} | views.request
         moment = pa.field("event_timestamp", pa.timestamp("us", "UTC"))
         entity_rows = pa.schema([*fields.items(), moment]).empty_table()
-        join = retrieve(store, entity_rows, service, full_feature_names=True).job.join
+        job = retrieve(store, entity_rows, service, full_feature_names=True).job
 
         def look_up(keys: Mapping[str, Values], at_us: Ints) -> dict[str, ViewRows]:
-            columns = {key: _key(required(keys, key, views.names)) for key in join.keys}
+            columns = {key: _key(required(keys, key, views.names)) for key in job.keys}
             read_us = pa.array(_read_times(at_us, read_at_us))
-            return views.completed({view.name: view for view in join.views(columns, read_us)}, keys, at_us)
+            found = job.join_for(read_us).views(columns, read_us)
+            return views.completed({view.name: view for view in found}, keys, at_us)
 
         return look_up
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import sidkit
 from helpers.attribute_world import attribute_repo, attribute_tables
 from helpers.builders import DAY, START, moments, write_tables
 from helpers.bytes_of import holders
+from ranking.data.feature_views import historical_reader
 from semantic_ids import lifecycle
 from semantic_ids.lifecycle import CodebookSpec
 from sidkit.core.errors import ArtifactCorruptError
@@ -24,6 +25,9 @@ from sidkit.stores.feast_repo import apply_repo, open_store
 from sidkit.stores.offline.retrieve import retrieve
 from sidkit.stores.repo_doctor import examine_repo
 from sidkit.tables import build_tables, ingest
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
 
 SPEC = CodebookSpec(force=True, sizes=(4, 3, 2), encoder_arguments={"dim": 4}, beam=2)
 END = START + 41 * DAY
@@ -72,7 +76,30 @@ def offline(repo: Repo, rows: pd.DataFrame) -> dict[str, Any]:
         assert {name: other.column(name).to_pylist() for name in cells if name not in rows} == {
             name: values for name, values in cells.items() if name not in rows
         }
+    for parts in (1, 3):
+        read = of_frames(store, service, rows, parts)
+        assert read.keys() <= cells.keys() and len(read) > 20
+        assert read == {name: cells[name] for name in read}
     return cells
+
+
+def of_frames(store: FeatureStore, service: FeatureService, rows: pd.DataFrame, parts: int) -> dict[str, Any]:
+    """What the reader of training frames gives for the rows, asked in parts of which each is of other times."""
+    reader = historical_reader(store, service)
+    order = np.argsort(rows["event_timestamp"].to_numpy(), kind="stable")
+    place = np.empty(len(rows), dtype=np.int64)
+    found: dict[str, list[Any]] = {}
+    asked = np.array_split(order, parts)[::-1]
+    place[np.concatenate(asked)] = np.arange(len(rows))
+    for part in asked:
+        given = rows.iloc[part]
+        keys = {name: given[name].to_numpy(dtype=object) for name in ("user_id", "item_id")}
+        seen = reader(keys, given["event_timestamp"].astype("int64").to_numpy())
+        for view in seen.values():
+            for name, column in zip(view.table.column_names, view.plain().columns, strict=True):
+                if "assigned" not in name:
+                    found.setdefault(name, []).extend(column.to_pylist())
+    return {name: [values[at] for at in place] for name, values in found.items()}
 
 
 def online(repo: Repo, rows: pd.DataFrame) -> dict[str, Any]:

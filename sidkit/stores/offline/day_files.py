@@ -20,7 +20,7 @@ from sidkit.tables.day_partitions import COLUMN, TABLE
 
 _DAY_US = 86_400 * MICROS
 _EPOCH = date(1970, 1, 1).toordinal()
-_NEVER = -(2**62)
+_BEFORE_ALL = -(2**62)
 _FEW_DAYS = 32
 
 
@@ -43,6 +43,7 @@ class Within:
 
 
 ALWAYS = Within()
+NEVER = Within(_BEFORE_ALL, _BEFORE_ALL)
 
 
 def is_by_day(path: Path) -> bool:
@@ -124,7 +125,7 @@ def parts_within(
 def moments_within(at_us: pa.Array) -> Within:
     """The range of an array of moments, int64 microseconds UTC; one before all days if there are none."""
     found = pc.min_max(at_us).as_py()
-    return Within(_NEVER, _NEVER) if found["min"] is None else Within(found["min"], found["max"])
+    return NEVER if found["min"] is None else Within(found["min"], found["max"])
 
 
 def _overlaps(name: str, within: Within) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from sidkit.core.clock import from_us
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import ConfigError, ContractError
-from sidkit.stores.offline.day_files import Within, moments_within
+from sidkit.stores.offline.day_files import ALWAYS, NEVER, Within, moments_within
 from sidkit.stores.offline.duckdb_limits import duckdb_for, translated_errors
 from sidkit.stores.offline.entity_rows import entity_table, key_column, moments
 from sidkit.stores.offline.plan import ViewPlan, ViewRows
@@ -109,20 +109,34 @@ class AsofRetrievalJob(ArrowJob):
         self._full_feature_names = full_feature_names
         self._moments = moments(entity_df[self.at_column])
         self._within = moments_within(self._moments)
-        self.join: PointInTime = self._joined()
+        self._join: PointInTime = self._joined()
         self._check_columns()
 
     @property
     def by_day(self) -> bool:
         """Whether a source is partitioned by day, so that what is read depends on the times of the rows."""
-        return any(plan.by_day for plan in self.join.plans)
+        return any(plan.by_day for plan in self.plans)
 
-    def limit_to(self, at_us: pa.Array) -> None:
-        """Read the days that rows of these times, microseconds UTC, can see; call it before other rows are retrieved."""
+    @property
+    def plans(self) -> Sequence[ViewPlan]:
+        """The views that are joined."""
+        return self._join.plans
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns of the entity rows that the views join on."""
+        return self._join.keys
+
+    def join_for(self, at_us: pa.Array) -> PointInTime:
+        """The join for rows of these times, ``int64`` microseconds UTC: of sources by day it reads the days that they can see.
+
+        When later rows can see other days, all are read, so that rows which come in parts read tables twice at most.
+        """
         within = moments_within(at_us)
-        if self.by_day and not self._within.holds(within):
-            self._within = within
-            self.join = self._joined()
+        if self.by_day and within != NEVER and not self._within.holds(within):
+            self._within = within if self._within == NEVER else ALWAYS
+            self._join = self._joined()
+        return self._join
 
     def _joined(self) -> PointInTime:
         return PointInTime(
@@ -131,19 +145,19 @@ class AsofRetrievalJob(ArrowJob):
 
     def views(self) -> list[ViewRows]:
         """Per feature view, an index per entity row into the distinct feature rows."""
-        kinds = self.join.key_types
-        keys = {name: key_column(self._entity_df[name], kinds[name]) for name in self.join.keys}
-        return self.join.views(keys, self._moments)
+        kinds = self._join.key_types
+        keys = {name: key_column(self._entity_df[name], kinds[name]) for name in self.keys}
+        return self.join_for(self._moments).views(keys, self._moments)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        rows = entity_table(self._entity_df, self.join.key_types)
+        rows = entity_table(self._entity_df, self._join.key_types)
         at = self._moments.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
         rows = rows.set_column(rows.column_names.index(self.at_column), self.at_column, at)
         return self.features_beside(rows, self._moments)
 
     def features_beside(self, rows: pa.Table, at_us: pa.Array) -> pa.Table:
         """Entity rows with their features, as Feast's stores return them, before Feast adds on-demand views."""
-        features = self.join.columns({name: rows.column(name) for name in self.join.keys}, at_us)
+        features = self.join_for(at_us).columns({name: rows.column(name) for name in self.keys}, at_us)
         result = pa.table({**dict(zip(rows.column_names, rows.columns, strict=True)), **features})
         substrait = [view for view in self._odfvs if view.mode == "substrait"]
         if substrait:
@@ -163,14 +177,14 @@ class AsofRetrievalJob(ArrowJob):
 
     def _check_columns(self) -> None:
         columns = list(self._entity_df.columns)
-        produced = [name for plan in self.join.plans for _, name in plan.features]
+        produced = [name for plan in self.plans for _, name in plan.features]
         twice = sorted({name for name in produced if produced.count(name) > 1 or name in columns})
         if twice:
             raise ConfigError(
                 f"expected unique column names, got {', '.join(twice)} twice; use full_feature_names=True, or rename the "
                 "columns of the entity dataframe"
             )
-        missing = sorted(set(self.join.keys) - set(columns))
+        missing = sorted(set(self.keys) - set(columns))
         if missing:
             raise ContractError(
                 "entity_df",

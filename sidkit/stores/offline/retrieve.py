@@ -44,10 +44,9 @@ class Retrieval:
 
     def views(self) -> list[ViewRows]:
         """Per feature view, an index per row into the distinct feature rows, without on-demand views."""
-        needed = [*self.job.join.keys, self.job.at_column]
+        needed = [*self.job.keys, self.job.at_column]
         rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=needed)
-        self.job.limit_to(self._moments(rows))
-        return self.job.join.views({key: rows.column(key) for key in self.job.join.keys}, self._moments(rows))
+        return self._views(rows)
 
     def to_arrow(self, *, dictionary: bool = False) -> pa.Table:
         """Return the result as one table.
@@ -58,7 +57,6 @@ class Retrieval:
             Return lists as dictionary arrays: an int32 index per row into the distinct lists.
         """
         rows = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows)
-        self.job.limit_to(self._moments(rows))
         return self._answer(rows, dictionary)
 
     def batches(self, rows: int = CHUNK_ROWS, *, dictionary: bool = False) -> Iterator[pa.RecordBatch]:
@@ -69,7 +67,7 @@ class Retrieval:
         if self.job.by_day:
             column = [self.job.at_column]
             whole = self.rows if isinstance(self.rows, pa.Table) else pq.read_table(self.rows, columns=column)
-            self.job.limit_to(self._moments(whole))
+            self.job.join_for(self._moments(whole))
         for chunk in self._chunks(rows):
             yield from self._answer(chunk, dictionary).combine_chunks().to_batches()
 
@@ -123,7 +121,7 @@ class Retrieval:
                 f"{', '.join(view.name for view in self.job.on_demand_feature_views)}; retrieve them without it"
             )
         columns = dict(zip(rows.column_names, rows.columns, strict=True))
-        for view in self.job.join.views({key: rows.column(key) for key in self.job.join.keys}, self._moments(rows)):
+        for view in self._views(rows):
             lists = [field.name for field in view.table.schema if pa.types.is_list(field.type)]
             narrow = ViewRows(view.name, view.index, view.table.drop_columns(lists)).plain()
             place = pa.array(view.index.astype("int32"), mask=view.index < 0)
@@ -134,6 +132,10 @@ class Retrieval:
                 distinct = one_chunk(view.table.column(name))
                 columns[name] = pa.chunked_array([pa.DictionaryArray.from_arrays(place, distinct)])
         return pa.table(columns)
+
+    def _views(self, rows: pa.Table) -> list[ViewRows]:
+        at_us = self._moments(rows)
+        return self.job.join_for(at_us).views({key: rows.column(key) for key in self.job.keys}, at_us)
 
     def _moments(self, rows: pa.Table) -> pa.Array:
         return one_chunk(micros(rows.column(self.job.at_column)))

@@ -96,7 +96,7 @@ def test_views_are_the_distinct_rows_and_an_index(ground: Ground, rows: pa.Table
 
 
 def test_little_memory_changes_the_engine_and_no_answer(ground: Ground, rows: pa.Table, expected: pa.Table) -> None:
-    plans = retrieve(ground.ours, rows, ground.refs()).job.join.plans
+    plans = retrieve(ground.ours, rows, ground.refs()).job.plans
     keys = {name: rows.column(name) for name in ("user_id", "item_id")}
     at = rows["event_timestamp"].cast(pa.int64()).combine_chunks()
     # Nothing is held: DuckDB joins. Keys and times are held: features are read again for each chunk.
