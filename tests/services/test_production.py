@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers.builders import DAY, forked_exit, forked_sidkit
@@ -166,6 +167,27 @@ def test_the_readers_of_both_profiles_give_the_same_arrays(twins: Twins) -> None
             assert production[name].plain().select(columns).equals(view.plain().select(columns)), name
             cells += len(columns) * view.plain().num_rows
     assert cells > 500
+
+
+def test_training_frames_of_both_profiles_have_the_same_features(twins: Twins) -> None:
+    from ranking.data.feature_views import historical_reader
+    from sidkit.stores.feast_repo import open_store
+
+    rng = np.random.default_rng(0)
+    at_us = np.sort(CUT - 19 * DAY + rng.integers(0, 38 * DAY, 300))
+    keys = {"user_id": rng.choice(["u01", "u02", "nobody"], 300), "item_id": rng.choice([*ITEMS, "nothing"], 300)}
+    frames = []
+    for repo in (twins.local, twins.production):
+        store = open_store(repo)
+        read = historical_reader(store, store.get_feature_service(Catalog.open(repo).codebook("new").service_name))
+        frames.append({name: view.plain() for name, view in read(keys, at_us).items()})
+    local, production = frames
+    assert list(local) == list(production)
+    for name, view in local.items():
+        columns = [column for column in view.column_names if not column.endswith("assigned_at_us")]
+        assert production[name].select(columns).equals(view.select(columns)), name
+    seen = np.array(local["user_history"].column(0).is_valid())
+    assert 50 < seen.sum() < 300
 
 
 def test_no_file_and_no_output_has_a_password(twins: Twins) -> None:
