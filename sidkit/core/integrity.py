@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,19 @@ def checked(path: Path) -> Path:
     ArtifactCorruptError
         When the file, or the manifest that lists it, is damaged.
     """
-    manifest = manifest_of(path)
-    if manifest is not None:
-        read_verified(manifest, [path.relative_to(manifest.parent).as_posix()])
-    return path
+    return checked_files([path])[0]
+
+
+def checked_files(paths: Sequence[Path]) -> Sequence[Path]:
+    """Like :func:`checked` for many files; a manifest is read once, however many of them it lists."""
+    listed: dict[Path, list[str]] = {}
+    stated_at = cache(_stated_at)
+    for path in paths:
+        if (manifest := _manifest_of(path, stated_at)) is not None:
+            listed.setdefault(manifest, []).append(path.relative_to(manifest.parent).as_posix())
+    for manifest, names in listed.items():
+        read_verified(manifest, names)
+    return paths
 
 
 def read_checked_json(path: Path) -> Any:
@@ -220,13 +230,17 @@ def say_discarded(path: Path, problem: str) -> None:
 
 def manifest_of(path: Path) -> Path | None:
     """The manifest that lists a file, or None."""
+    return _manifest_of(path, _stated_at)
+
+
+def _manifest_of(path: Path, stated_at: Callable[[Path], dict[str, Any] | None]) -> Path | None:
     for at in (
         path.with_suffix(".json"),
         path.parent / MANIFEST,
         path.parent.parent / MANIFEST,
         path.parent.parent / DAYS_MANIFEST,
     ):
-        stated = _stated_at(at) if at != path else None
+        stated = stated_at(at) if at != path else None
         if stated is None or MANIFEST_HASH not in stated:
             continue
         if path.relative_to(at.parent).as_posix() in {**_mapping(stated.get(FILES)), **_mapping(stated.get(PENDING))}:

@@ -6,7 +6,8 @@ footers of the Parquet files, and rows only if a file lacks statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sidkit.core.errors import ContractError, DefinitionsError
-from sidkit.core.integrity import checked
+from sidkit.core.integrity import checked_files
 from sidkit.stores.keys import is_text, is_time
 from sidkit.stores.offline.sources import Part, SourceParts, parquet_files
 
@@ -215,6 +216,15 @@ def _of_files(
         return
     for number, column in enumerate(filter(None, (source.timestamp_field, source.created_timestamp_column))):
         yield from _of_time(parts, old.get(column, column), where, needed=number == 0)
+    integers = {
+        old.get(field.name, field.name)
+        for field in fields
+        if any(old.get(field.name, field.name) in part.kinds for part in parts.parts)
+        and parts.alike(field.name)
+        and pa.types.is_integer(kind := parts.kind(field.name))
+        and kind.bit_width == 64
+    }
+    rounded = _wide_beside_null(files, integers)
     for field in fields:
         name = old.get(field.name, field.name)
         lacking = [part for part in parts.parts if name not in part.kinds]
@@ -233,7 +243,7 @@ def _of_files(
                 "type, online reads the declared one",
                 "Declare the file's type, or cast the column when writing it.",
             )
-        elif pa.types.is_integer(kind) and kind.bit_width == 64 and _wide_beside_null(files, name):
+        elif name in rounded:
             yield Problem(
                 "nullable-64-bit",
                 where,
@@ -335,24 +345,20 @@ def _holds(declared: pa.DataType, kind: pa.DataType) -> bool:
     return True
 
 
-def _wide_beside_null(files: list[Path], column: str) -> bool:
-    """Whether a column has both nulls and numbers beyond 2^53."""
-    null, wide = False, False
-    for path in files:
-        with pq.ParquetFile(checked(path)) as opened:
-            place = opened.schema_arrow.get_field_index(column)
+def _wide_beside_null(files: Sequence[Path], columns: Collection[str]) -> set[str]:
+    """The columns, of integers, that have both nulls and numbers beyond 2^53."""
+    null, wide = set[str](), set[str]()
+    for path in checked_files(files) if columns else ():
+        with pq.ParquetFile(path) as opened:
             metadata = opened.metadata
-            if metadata.num_columns != len(opened.schema_arrow):  # nested columns shift the indices
-                names = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
-                place = names.index(column)
-            for group in range(metadata.num_row_groups):
-                statistics = metadata.row_group(group).column(place).statistics
+            names = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
+            for group, column in itertools.product(range(metadata.num_row_groups), set(columns) & set(names)):
+                statistics = metadata.row_group(group).column(names.index(column)).statistics
                 if statistics is not None and statistics.has_min_max and statistics.has_null_count:
-                    null |= statistics.null_count > 0
-                    wide |= max(abs(int(statistics.min)), abs(int(statistics.max))) > _EXACT
-                    continue
-                values = opened.read_row_group(group, columns=[column]).column(0)
-                null |= values.null_count > 0
-                bounds = pc.min_max(values)
-                wide |= max(abs(bounds["min"].as_py() or 0), abs(bounds["max"].as_py() or 0)) > _EXACT
-    return null and wide
+                    nulls, ends = statistics.null_count, (statistics.min, statistics.max)
+                else:
+                    values = opened.read_row_group(group, columns=[column]).column(0)
+                    nulls, ends = values.null_count, tuple(pc.min_max(values).as_py().values())
+                null |= {column} if nulls else set()
+                wide |= {column} if max(abs(int(end or 0)) for end in ends) > _EXACT else set()
+    return null & wide
