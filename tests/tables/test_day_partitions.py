@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from helpers.builders import fresh_repo
 from helpers.places import ROOT
 from helpers.source_builders import view_of
+from sidkit.core import integrity
 from sidkit.core.clock import MICROS
 from sidkit.core.config import EngineSettings
 from sidkit.core.errors import ArtifactCorruptError
@@ -162,6 +163,31 @@ def test_a_damaged_day_is_written_again(repo: Repo) -> None:
     damaged.write_bytes(b"damaged")
     assert write_days(repo)["numbers"].written == 1
     assert pq.read_table(damaged).column("f").to_pylist() == [2.0]
+
+
+def test_the_manifest_of_the_days_is_read_as_often_for_many_days_as_for_few(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast.types import Float64
+
+    from sidkit.stores.doctor import examine
+
+    read: list[Path] = []
+    whole = integrity.read_json
+    monkeypatch.setattr(integrity, "read_json", lambda path: (read.append(path), whole(path))[1])
+    seen = []
+    for days in (2, 12):
+        write(repo, [(0, day * DAY_US, 1.0) for day in range(days)])
+        write_days(repo)
+        view, keys = view_of(repo.sources / "numbers", {"k": "INT64"}, {"f": Float64})
+        read.clear()
+        assert not any(found.code == "nullable-64-bit" for found in examine([view], keys, "", repo.path))
+        seen.append(len(read))
+    assert 0 < seen[0] == seen[1]
+    damaged = repo.sources / "numbers" / "event_date=2024-02-28" / "part-0.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ArtifactCorruptError, match="does not match its SHA-256"):
+        integrity.checked_files(sorted((repo.sources / "numbers").glob("*/part-0.parquet")))
 
 
 def test_a_removed_table_loses_its_days(repo: Repo) -> None:
