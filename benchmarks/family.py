@@ -162,7 +162,7 @@ def compared(arms: Mapping[str, Compared], options: argparse.Namespace) -> dict[
         },
     }
     if options.reindex and "id_content" in arms:
-        result["reindex"] = reindexed(arms["id_content"].plan, part, told)
+        result["reindex"] = reindexed(arms["id_content"].plan, part, difference_of)
     return result
 
 
@@ -172,13 +172,13 @@ def differences(name: str, system: System, values: Mapping[str, Mapping[str, Met
     for part, known in values.items():
         losses = {other: other for other in known if other.startswith(without(system.arm, ""))}
         found += [
-            {"system": name, "role": role, **told(system.arm, other, part, known[system.arm], known[other])}
+            {"system": name, "role": role, **difference_of(system.arm, other, part, known[system.arm], known[other])}
             for role, other in {**system.others, **losses}.items()
         ]
     return found
 
 
-def told(arm: str, baseline: str, name: str, own: MetricValue, other: MetricValue) -> dict[str, Any]:
+def difference_of(arm: str, baseline: str, name: str, own: MetricValue, other: MetricValue) -> dict[str, Any]:
     """A difference on the slice ``name``, with its standard errors by rows and by trainings."""
     by_rows = (own.changes - other.changes).variance(own.support)
     trainings = [each for each in (own.training, other.training) if each is not None]

@@ -216,17 +216,10 @@ def _of_files(
         return
     for number, column in enumerate(filter(None, (source.timestamp_field, source.created_timestamp_column))):
         yield from _of_time(parts, old.get(column, column), where, needed=number == 0)
-    integers = {
-        old.get(field.name, field.name)
-        for field in fields
-        if any(old.get(field.name, field.name) in part.kinds for part in parts.parts)
-        and parts.alike(field.name)
-        and pa.types.is_integer(kind := parts.kind(field.name))
-        and kind.bit_width == 64
-    }
-    rounded = _wide_beside_null(files, integers)
+    stored = {field.name: old.get(field.name, field.name) for field in fields}
+    rounded = _wide_beside_null(files, {name for field, name in stored.items() if _is_wide(parts, field, name)})
     for field in fields:
-        name = old.get(field.name, field.name)
+        name = stored[field.name]
         lacking = [part for part in parts.parts if name not in part.kinds]
         if lacking and (field in keys or len(lacking) == len(parts.parts)):
             yield _missing(where, name, lacking[0])
@@ -345,6 +338,14 @@ def _holds(declared: pa.DataType, kind: pa.DataType) -> bool:
     return True
 
 
+def _is_wide(parts: SourceParts, field: str, name: str) -> bool:
+    """Whether a field, stored in a column of this name, has integers of 64 bits in all files that have it."""
+    if not any(name in part.kinds for part in parts.parts) or not parts.alike(field):
+        return False
+    kind = parts.kind(field)
+    return bool(pa.types.is_integer(kind) and kind.bit_width == 64)
+
+
 def _wide_beside_null(files: Sequence[Path], columns: Collection[str]) -> set[str]:
     """The columns, of integers, that have both nulls and numbers beyond 2^53."""
     null, wide = set[str](), set[str]()
@@ -359,6 +360,8 @@ def _wide_beside_null(files: Sequence[Path], columns: Collection[str]) -> set[st
                 else:
                     values = opened.read_row_group(group, columns=[column]).column(0)
                     nulls, ends = values.null_count, tuple(pc.min_max(values).as_py().values())
-                null |= {column} if nulls else set()
-                wide |= {column} if max(abs(int(end or 0)) for end in ends) > _EXACT else set()
+                if nulls:
+                    null.add(column)
+                if max(abs(int(end or 0)) for end in ends) > _EXACT:
+                    wide.add(column)
     return null & wide

@@ -35,7 +35,6 @@ from ranking.models.spec import ModelSpec
 from ranking.training.loop import Epoch, Trained, train
 from ranking.training.processes import ALONE, Processes, joined_processes
 from ranking.training.spec import TrainingSpec
-from sidkit.core.interrupt import interruptible
 
 MODEL = ModelSpec(dim=4, hidden=(8,), dropout=0.3, id_dropout=0.4, history="target_attention")
 SPEC = TrainingSpec(
@@ -182,9 +181,9 @@ def two_forks(folder: Path, script: str, *arguments: object, **changes: str) -> 
 
 
 def main() -> None:
-    """Train each scenario; process 0 writes loss curve, validation AUC and weights. It ends on signals as `sidkit` does."""
+    """Train each scenario; process 0 writes loss curve, validation AUC and weights."""
     folder, names = Path(sys.argv[1]), sys.argv[2:]
-    with interruptible(), joined_processes() as processes:
+    with joined_processes() as processes:
         for name in names:
             killed = name == "killed" and os.environ.get("KILLED") == "yes"
             checkpoint = folder / "checkpoint.safetensors" if name == "killed" and "KILLED" in os.environ else None

@@ -132,10 +132,11 @@ class AsofRetrievalJob(ArrowJob):
 
         When later rows can see other days, all are read, so that rows which come in parts read tables twice at most.
         """
-        within = moments_within(at_us)
-        if self.by_day and within != NEVER and not self._within.holds(within):
-            self._within = within if self._within == NEVER else ALWAYS
-            self._join = self._joined()
+        if self.by_day:
+            within = moments_within(at_us)
+            if within != NEVER and not self._within.holds(within):
+                self._within = within if self._within == NEVER else ALWAYS
+                self._join = self._joined()
         return self._join
 
     def _joined(self) -> PointInTime:
