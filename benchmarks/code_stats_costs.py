@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 from attribute_costs import write_source
 
 from sidkit.core.files import write_json
+from sidkit.core.memory import own_peak_rss_mb
 from sidkit.core.repo import Repo
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,7 @@ def main() -> None:
         with repo.locked():
             result = STEPS[sys.argv[1]](repo, **{key: tuple(v) if key == "sizes" else v for key, v in given.items()})
         used = resource.getrusage(resource.RUSAGE_SELF)
-        print(json.dumps({**result, "cpu": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}))
+        print(json.dumps({**result, "cpu": used.ru_utime + used.ru_stime, "peak_mb": own_peak_rss_mb()}))
         return
     from sidkit.datasets.data_repo import create_repo
 

@@ -3,8 +3,8 @@
     python benchmarks/family_tries.py --data DATA [--work .work/family] [--systems NAME...] [--seeds 2]
 
 Reads which systems have no part that acts from ``--results`` (``benchmarks/results/family.json``), trains their arms with each
-of :data:`TRIED` on the frames of ``benchmarks/family.py``, and forces their parts off on validation rows again. Its result is
-the entry ``tries`` of the data set, one per system and setting; finished ones are not repeated.
+of :func:`settings_for` on the frames of ``benchmarks/family.py``, and forces their parts off on validation rows again. Its
+result is the entry ``tries`` of the data set, one per system and setting; those with as many seeds are not repeated.
 """
 
 from __future__ import annotations
@@ -20,40 +20,75 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import planning
 from arms import with_settings
 from family import RESULTS, Compared, planned
 from family_page import system_parts
 from family_systems import SYSTEMS
-from mechanism_settings import SETTINGS
+from mechanism_settings import ARM, SETTINGS
 from planning import record, results_of, with_rows
 
+from ranking.experiments.comparison.arms import ComparedArm, shipped_arms
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.trials import context_of
-from ranking.training.arms import train_arm
+from ranking.experiments.comparison.trials import Trial, context_of
+from ranking.models.rerank_spec import RerankSpec
+from ranking.training.adapted_arm import adapted_arm
+from ranking.training.arm_spec import DERIVED
+from ranking.training.arms import ArmResult, TrainingContext, train_arm
 from ranking.training.liveness import PartLiveness
 from sidkit.core.repo import Repo
 
 TRIED = ("learnt", "gentle", "all at once")
 """Settings of ``benchmarks/mechanism_settings.py``: larger and faster tables; cosine attention; both, with larger losses."""
-TRAINED = ("attention", "table", "gate")
-"""Kinds of parts that these settings can change."""
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "CCFRec": {
+        "as published": {
+            "training.learning_rate": 1e-3,
+            "training.table_learning_rate": 1e-3,
+            "training.code_table_learning_rate": 1e-3,
+            "model.masked_codes_weight": 0.6,
+            "model.masked_users_weight": 0.4,
+        }
+    },
+    **{
+        f"Reindex-Then-Adapt, {kind}": {f"{days} days": {"arm.days": float(days)} for days in (7, 28, 365)}
+        for kind in ("bias", "gate")
+    },
+    "CROSS-JEM": {
+        "faster": {"arm.rerank": RerankSpec(learning_rate=5e-3)},
+        "list-wise": {"arm.rerank": RerankSpec(pointwise=0.0)},
+        "larger": {"arm.rerank": RerankSpec(dim=64, heads=4, dropout=0.3, patience=4)},
+    },
+}
+"""Settings of one system alone."""
+
+
+def settings_for(system: str) -> dict[str, Mapping[str, Any]]:
+    """The settings that are tried for a system, by name; those of :data:`TRIED` change no part that a frozen ranker gets."""
+    arm = shipped_arms()[SYSTEMS[system].arm]
+    common = {} if arm.kind in DERIVED or arm.reranker else {name: SETTINGS[name] for name in TRIED}
+    return {**common, **OWN.get(system, {})}
 
 
 def idle(found: Mapping[str, Any]) -> list[str]:
-    """The systems of a result with trained parts of which none acts."""
+    """The systems of a result with trained parts of which none acts, and with settings to try."""
     states = {
-        system: [part["alive"] for part in system_parts(system, parts) if part["kind"] in TRAINED]
+        system: [part["alive"] for part in system_parts(system, parts)]
         for system, parts in found["liveness"].items()
+        if settings_for(system)
     }
     return [system for system, alive in states.items() if alive and True not in alive]
 
 
-def tried(arm: Compared, names: set[str], setting: str, seeds: int) -> dict[str, Any]:
-    """Validation AUC and what the named parts change with a setting, means over seeds."""
-    spec = with_settings(arm.plan.spec, SETTINGS[setting])
-    context = context_of(Repo.open(arm.plan.repo), arm.plan.frames[arm.trials[0].frame], spec)
+def tried(arm: Compared, names: set[str], settings: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+    """Validation AUC and what the named parts change with some settings, means over seeds."""
+    plan = arm.plan
+    spec = with_settings(plan.spec, {key: value for key, value in settings.items() if not key.startswith(ARM)})
+    changed = {key.removeprefix(ARM): value for key, value in settings.items() if key.startswith(ARM)}
+    own = plan.arms[arm.arm].model_copy(update=changed)
+    context = context_of(Repo.open(plan.repo), plan.frames[arm.trials[0].frame], spec)
     context = replace(context, liveness=True, first_epoch=False)
-    results = [train_arm(context, arm.arm, arm.plan.arms[arm.arm], seed, f"{arm.arm}-{seed}") for seed in range(seeds)]
+    results = [trained(arm, own, context, trial) for trial in arm.trials[:seeds]]
     aucs = [result.validation_auc for result in results]
     deviation = float(np.std(aucs, ddof=1)) if seeds > 1 else None
     parts: dict[str, list[PartLiveness]] = {}
@@ -64,8 +99,20 @@ def tried(arm: Compared, names: set[str], setting: str, seeds: int) -> dict[str,
     return {
         "auc": float(np.mean(aucs)),
         "deviation": deviation,
+        "seeds": seeds,
         "parts": [averaged(name, each, deviation) for name, each in parts.items()],
     }
+
+
+def trained(arm: Compared, own: ComparedArm, context: TrainingContext, trial: Trial) -> ArmResult:
+    """The arm with other settings and the seed of a trial; an adapter corrects what its frozen arm predicted."""
+    if own.kind != "adapter":
+        return train_arm(context, arm.arm, own, trial.seed, f"{arm.arm}-{trial.seed}")
+    members = arm.plan.members(trial)
+    planning.work(replace(arm.plan, trials=tuple(members.values()), loss_trials=()), 1)
+    paths = {name: arm.plan.path(member) for name, member in members.items()}
+    delay_us = Repo.open(arm.plan.repo).settings.time.delay_us
+    return adapted_arm(arm.arm, trial.seed, own, context.validation, context.test, paths, delay_us)
 
 
 def averaged(name: str, parts: list[PartLiveness], deviation: float | None) -> dict[str, Any]:
@@ -98,9 +145,9 @@ def main() -> None:
     for system in options.systems:
         arm = arms[SYSTEMS[system].arm]
         names = {part["name"] for part in system_parts(system, measured["liveness"][system])}
-        for setting in TRIED:
-            if setting not in found.get(system, {}):
-                result = tried(arm, names, setting, options.seeds)
+        for setting, settings in settings_for(system).items():
+            if found.get(system, {}).get(setting, {}).get("seeds", 0) < options.seeds:
+                result = tried(arm, names, settings, options.seeds)
                 found[system] = {**found.get(system, {}), setting: result}
                 record(options.results, name, "tries", found)
                 print(f"{name} {system}, {setting}: {result}", flush=True)

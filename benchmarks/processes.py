@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,25 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sidkit.core.memory import own_peak_rss_mb
+
 
 def peak_mb() -> float:
-    """Peak resident memory of this process, MB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """Peak resident memory of this process, MB, since it began or since :func:`forget_peak`."""
+    return own_peak_rss_mb()
 
 
 def forget_peak() -> None:
-    """Let :func:`stage_peak_mb` begin anew; without effect where the system cannot do that."""
+    """Let :func:`peak_mb` begin anew; without effect where the system cannot do that."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def stage_peak_mb() -> float:
-    """Peak resident memory of this process since :func:`forget_peak`, MB."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    return peak_mb()
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *asked: Any) -> dict[str, Any]:

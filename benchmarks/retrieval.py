@@ -21,7 +21,6 @@ import argparse
 import importlib.metadata
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -268,7 +267,9 @@ def memory(folder: Path, names: list[str], peer: str) -> dict[str, int]:
     count = call()
     taken, spent = time.perf_counter() - start, time.process_time() - spent
     stopped.set()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    from sidkit.core.memory import own_peak_rss_mb  # not before: peers are measured without the project
+
+    peak = round(own_peak_rss_mb() * 2**20)
     took = {"milliseconds": round(taken * 1000), "cpu_milliseconds": round(spent * 1000)}
     return {"before": before, "peak": peak, "rows": count, **took}
 

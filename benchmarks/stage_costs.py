@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from attribute_costs import write_source
-from processes import forget_peak, in_a_process, stage_peak_mb
+from processes import forget_peak, in_a_process, peak_mb
 
 from sidkit.core.files import write_json
 from sidkit.core.progress import Progress, StageDone
@@ -63,7 +63,7 @@ class Costs(Progress):
         cpu, seconds = (at - began for at, began in zip(now, self._began, strict=True))
         known = done.name in [each["stage"] for each in self.stages]
         if not (done.reused and known):
-            cost = {"rows": done.rows, "cpu_s": round(cpu, 2), "seconds": round(seconds, 2), "peak_mb": stage_peak_mb()}
+            cost = {"rows": done.rows, "cpu_s": round(cpu, 2), "seconds": round(seconds, 2), "peak_mb": peak_mb()}
             self.stages.append({"stage": done.name, **cost, "load": round(os.getloadavg()[0], 1)})
             write_json(self._path, self.stages)
             print(self.stages[-1], flush=True)

@@ -221,9 +221,13 @@ def test_other_settings_are_tried_for_systems_whose_trained_parts_do_not_act() -
         "SMILE": [part("gate", False, kind="gate"), part("table", True, kind="table")],
         "CCFRec": [part("attention", False, kind="attention")],
         "Reindex-Then-Adapt, bias": [part("adapter", False, kind="adapter")],
+        "blend by counts": [part("weights", False, kind="weights")],
         "statistics of codes": [],
     }
-    assert tries.idle({"liveness": liveness}) == ["CCFRec"]
+    assert tries.idle({"liveness": liveness}) == ["CCFRec", "Reindex-Then-Adapt, bias"]
+    assert list(tries.settings_for("Reindex-Then-Adapt, bias")) == ["7 days", "28 days", "365 days"]
+    assert list(tries.settings_for("CCFRec")) == [*tries.TRIED, "as published"]
+    assert not tries.settings_for("blend by counts")
     one = [tries.PartLiveness("gate", "gate", "gate", delta_auc=(off, 0.002)) for off in (-0.004, -0.002)]
     assert tries.averaged("gate", one, 0.001)["alive"]
     assert not tries.averaged("gate", one, 0.0025)["alive"]
