@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sidkit.core.arrays import Codes, Doubles, Floats
 
 _CELLS = 2**19  # scores held at once: 2 MB, which fit in cache
-_BEAM_CELLS = 2**18  # distances held at once by a beam: 2 MB, which fit in cache
+_BEAM_CELLS = 2**18  # distances held at once by a beam: 1 MB, which fit in cache
 _FEW = 16  # cells found by as many passes; more are found by a partition
 _UNIT = 2.0**-24  # unit roundoff of float32
 _TINY = 2.0**-126  # smallest normal float32; products below it lose precision
@@ -67,6 +67,49 @@ class NearestCode:
         return best
 
 
+class NearestPaths:
+    """Find the nearest (path, codeword) cells of each row, by squared distance rounded to ``float32``; ties go to the first.
+
+    As :class:`NearestCode`: half the distances come from one ``float32`` product, of ``[path, 1, |path|^2 / 2]`` and
+    ``[-codeword, |codeword|^2 / 2, 1]``. Where the lowest ones are too close for it to tell their order, all cells of the row
+    are computed in double precision.
+
+    Parameters
+    ----------
+    codebook : float32 [codes, dim]
+    """
+
+    def __init__(self, codebook: Floats) -> None:
+        self._codebook = codebook
+        squares = np.einsum("kd,kd->k", codebook, codebook, dtype=np.float64)
+        self._longest = float(np.sqrt(squares.max()))
+        with np.errstate(over="ignore"):
+            halves = (squares / 2).astype(np.float32)
+        self._right = np.vstack([-codebook.T, halves, np.ones_like(halves)])
+
+    def __call__(self, residuals: Floats, width: int) -> npt.NDArray[np.int64]:
+        """Cells ``int64 [rows, width]``, the nearest first, of ``residuals`` ``float32 [rows, paths, dim]``.
+
+        Cell ``c`` is codeword ``c % codes`` after path ``c // codes``.
+        """
+        count, paths, dim = residuals.shape
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("npd,npd->np", residuals, residuals, dtype=np.float64)
+            left = np.empty((count, paths, dim + 2), dtype=np.float32)
+            left[..., :dim], left[..., dim], left[..., dim + 1] = residuals, 1, squares / 2
+            half = (left.reshape(-1, dim + 2) @ self._right).reshape(count, -1)
+            best, value = _lowest(half, min(width + 1, half.shape[1]))
+            reach = np.sqrt(squares.max(axis=1)) + self._longest
+            margin = 1.01 * _UNIT * (dim + 4) * reach**2 + 2 * (dim + 2) * _TINY
+            sure = (np.diff(value.astype(np.float64), axis=1) > margin[:, None]).all(axis=1)
+        best = best[:, :width]
+        doubtful = np.flatnonzero(~sure)
+        if doubtful.size:
+            wide = squared_distances(residuals[doubtful].reshape(-1, dim), self._codebook)
+            best[doubtful] = _lowest(wide.reshape(len(doubtful), -1), width)[0]
+        return best
+
+
 def nearest(rows: Floats, codebook: Floats) -> npt.NDArray[np.int64]:
     """The nearest codeword of each row, ``int64 [rows]``; see :class:`NearestCode`."""
     return NearestCode(codebook)(rows)
@@ -111,12 +154,11 @@ def residual_codes(rows: Floats, codebooks: Sequence[Floats], beam: int = 1) -> 
     Rows are processed in chunks, which bounds memory.
     """
     largest = max(map(len, codebooks))
-    codes = np.empty((len(rows), len(codebooks)), dtype=np.int32)
     step = max(1, _CELLS // largest if beam == 1 else _BEAM_CELLS // (beam * largest))
-    searches = [NearestCode(codebook) for codebook in codebooks] if beam == 1 else []
+    search = _Greedy(codebooks) if beam == 1 else _Beam(codebooks, beam)
+    codes = np.empty((len(rows), len(codebooks)), dtype=np.int32)
     for start in range(0, len(rows), step):
-        chunk = rows[start : start + step]
-        codes[start : start + step] = _beam(chunk, codebooks, beam) if beam > 1 else _greedy(chunk, codebooks, searches)
+        codes[start : start + step] = search(rows[start : start + step])
     return codes
 
 
@@ -128,46 +170,62 @@ def residual_sum(codes: Codes, codebooks: Sequence[Floats]) -> Floats:
     return total
 
 
-def _greedy(rows: Floats, codebooks: Sequence[Floats], searches: Sequence[NearestCode]) -> Codes:
-    codes = np.empty((len(rows), len(codebooks)), dtype=np.int32)
-    residual, word = rows, np.empty_like(rows)
-    for level, search in enumerate(searches):
-        code = search(residual)
-        codes[:, level] = code
-        if level + 1 < len(searches):
-            np.take(codebooks[level], code, axis=0, out=word, mode="clip")  # other modes make another copy
-            residual = np.subtract(residual, word, out=None if residual is rows else residual)
-    return codes
+class _Greedy:
+    """The nearest codeword level by level."""
+
+    def __init__(self, codebooks: Sequence[Floats]) -> None:
+        self._codebooks = codebooks
+        self._levels = [NearestCode(codebook) for codebook in codebooks]
+
+    def __call__(self, rows: Floats) -> Codes:
+        codes = np.empty((len(rows), len(self._levels)), dtype=np.int32)
+        residual, word = rows, np.empty_like(rows)
+        for level, nearest_code in enumerate(self._levels):
+            code = nearest_code(residual)
+            codes[:, level] = code
+            if level + 1 < len(self._levels):
+                np.take(self._codebooks[level], code, axis=0, out=word, mode="clip")  # other modes make another copy
+                residual = np.subtract(residual, word, out=None if residual is rows else residual)
+        return codes
 
 
-def _beam(rows: Floats, codebooks: Sequence[Floats], beam: int) -> Codes:
-    count, dim = rows.shape
-    paths = np.empty((count, 1, 0), dtype=np.int32)
-    residuals = rows[:, None, :]  # [n, paths, dim]
-    for level, codebook in enumerate(codebooks, start=1):
-        distance = squared_distances(residuals.reshape(-1, dim), codebook).reshape(count, -1)
-        width = min(beam, distance.shape[1]) if level < len(codebooks) else 1
-        best = _lowest(distance, width)
-        path, code = np.divmod(best, len(codebook))
-        paths = np.concatenate(
-            [np.take_along_axis(paths, path[:, :, None], axis=1), code[:, :, None].astype(np.int32)], axis=2
-        )
-        residuals = np.take_along_axis(residuals, path[:, :, None], axis=1) - codebook[code]
-    return paths[:, 0]
+class _Beam:
+    """The nearest sum of codewords among ``width`` paths kept at every level."""
+
+    def __init__(self, codebooks: Sequence[Floats], width: int) -> None:
+        self._codebooks, self._width = codebooks, width
+        self._levels = [NearestPaths(codebook) for codebook in codebooks]
+
+    def __call__(self, rows: Floats) -> Codes:
+        paths = np.empty((len(rows), 1, 0), dtype=np.int32)
+        residuals = rows[:, None, :]  # [n, paths, dim]
+        for level, codebook in enumerate(self._codebooks):
+            cells = residuals.shape[1] * len(codebook)
+            best = self._levels[level](residuals, min(self._width, cells) if level + 1 < len(self._levels) else 1)
+            path, code = np.divmod(best, len(codebook))
+            paths = np.concatenate(
+                [np.take_along_axis(paths, path[:, :, None], axis=1), code[:, :, None].astype(np.int32)], axis=2
+            )
+            if level + 1 < len(self._levels):
+                residuals = np.take_along_axis(residuals, path[:, :, None], axis=1) - codebook[code]
+        return paths[:, 0]
 
 
-def _lowest(distance: Floats, width: int) -> npt.NDArray[np.int64]:
-    """The ``width`` lowest cells of each row, ``int64 [rows, width]``, ascending; ties go to the first. Overwrites them.
+def _lowest(distance: Floats, width: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The ``width`` lowest cells of each row, ``int64 [rows, width]``, ascending, and their values; ties go to the first cell.
 
-    A few passes for the minimum, which NumPy vectorises, are several times faster than a partition.
+    Cells are overwritten. A few passes for the minimum, which NumPy vectorises, are several times faster than a partition.
     """
     if width > _FEW:
         best = np.argpartition(distance, width - 1, axis=1)[:, :width]
         order = np.argsort(np.take_along_axis(distance, best, axis=1), axis=1, kind="stable")
-        return np.take_along_axis(best, order, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
+        return best, np.take_along_axis(distance, best, axis=1)
     best = np.empty((len(distance), width), dtype=np.int64)
+    value = np.empty((len(distance), width), dtype=np.float32)
     each = np.arange(len(distance))
     for place in range(width):
         best[:, place] = distance.argmin(axis=1)
+        value[:, place] = distance[each, best[:, place]]
         distance[each, best[:, place]] = np.inf
-    return best
+    return best, value
