@@ -25,9 +25,10 @@ LEAST_POSITIVES = 500
 """Minimum number of positives for a verdict other than ``no evidence``."""
 LEAST_USERS = 200
 """Minimum effective number of users for a verdict other than ``no evidence``."""
-Outcome = Literal["better", "worse", "no evidence", "not exercised"]
+Outcome = Literal["better", "worse", "no evidence", "not exercised", "unequal rows"]
 """``no evidence`` if a difference is not significant or cannot be tested; ``not exercised`` if the mechanism that an arm adds
-does not act (:mod:`ranking.experiments.comparison.liveness`)."""
+does not act (:mod:`ranking.experiments.comparison.liveness`); ``unequal rows`` if the arm has other training rows than the
+baseline (:mod:`ranking.experiments.comparison.baselines`)."""
 NO_EVIDENCE = "no evidence"
 EVIDENCE = frozenset({"better", "worse"})
 """Outcomes that claim a difference."""

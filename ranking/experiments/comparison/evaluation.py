@@ -7,7 +7,7 @@ several origins is one cluster.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +19,18 @@ from ranking.data.targets import CLICKED
 from ranking.evaluation.evaluator import (
     HIGHER_IS_BETTER,
     METRICS,
-    Difference,
     EvaluationRows,
     Evaluator,
     MetricValue,
     SliceMetrics,
-    difference,
     enough,
     refuse_leakage,
 )
 from ranking.evaluation.metrics import auc, gauc
 from ranking.evaluation.paper_slices import SliceCuts, is_hot, paper_slices
-from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED
-from ranking.experiments.comparison.liveness import arm_liveness, without_verdict
+from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE
+from ranking.experiments.comparison.baselines import Baselines
+from ranking.experiments.comparison.liveness import arm_liveness
 from ranking.experiments.comparison.probes import probe
 from ranking.experiments.comparison.results import ArmFacts, ComparisonEvaluation, CutFacts, Row, SliceFacts
 from ranking.experiments.comparison.time_origins import TimeOrigin
@@ -41,7 +40,7 @@ from ranking.training.predictions import FIRST_EPOCH, read_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.arrays import Doubles
 from sidkit.core.errors import EvaluationError
-from sidkit.core.intervals import Changes, Clusters, Support, Verdict
+from sidkit.core.intervals import Changes, Clusters, Support
 from sidkit.core.repo import Repo
 
 _CURVE_BINS = 10
@@ -96,7 +95,7 @@ def evaluate_comparison(repo: Repo, data: str, plan: Plan, origins: Sequence[Tim
     at_origins = _at_origins(plan, origins)
     latest = at_origins[0]
     liveness = arm_liveness(plan)
-    baselines = Baselines(plan.ablation_baselines, without_verdict(plan, liveness))
+    baselines = Baselines.of(plan, liveness)
     evaluator, arms = latest.evaluator, latest.arms
     return ComparisonEvaluation(
         rows=(
@@ -224,35 +223,6 @@ def _scores(plan: Plan, trials: Iterable[Trial], part: str = "test") -> dict[str
     return scores
 
 
-@dataclass(frozen=True)
-class Baselines:
-    """Which baselines each arm is compared with."""
-
-    ablations: Mapping[str, str] = field(default_factory=dict)
-    """Arm -> ablation baseline."""
-    not_exercised: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Arm and baseline -> why their difference says nothing of the arm's mechanism."""
-
-    def of(self, arm: str, arms: Iterable[str]) -> list[str]:
-        """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
-
-        The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself is compared with its
-        control ``id_codes_shuffled``.
-        """
-        candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
-        if arm == CODES_AS_FEATURES:
-            candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
-        candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
-        present = set(arms)
-        return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
-
-    def difference(self, arm: str, baseline: str, metric: str, own: MetricValue, other: MetricValue) -> Difference:
-        """Return the difference of an arm to a baseline, without a verdict if the arm's mechanism does not act."""
-        found = difference(own, other, metric)
-        reason = self.not_exercised.get((arm, baseline))
-        return found if reason is None else replace(found, verdict=Verdict("not exercised", reason))
-
-
 def _slice_rows(
     data: str, evaluator: Evaluator, arms: Mapping[str, Mapping[str, SliceMetrics]], baselines: Baselines
 ) -> Iterable[Row]:
@@ -270,7 +240,7 @@ def _rows(data: str, name: str, arms: Mapping[str, Metrics], baselines: Baseline
                 continue
             against = [
                 (baseline, baselines.difference(arm, baseline, metric, metrics[metric], arms[baseline][metric]))
-                for baseline in baselines.of(arm, arms)
+                for baseline in baselines.among(arm, arms)
                 if metric in arms[baseline] and metric in HIGHER_IS_BETTER
             ]
             # AUC is compared with all baselines; the other metrics only with the first.

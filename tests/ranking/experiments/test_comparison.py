@@ -148,6 +148,16 @@ def test_an_arm_trains_on_the_rows_of_arms_with_codes_of_clicks_if_it_asks_for_t
         (each["learned_before"] is None, each["rows"] == each["of"]) for each in facts["origins"][0]["codebooks"]
     ]
     assert windows == [(True, True), (True, False), (False, False)]
+    verdicts = {(row["arm"], row["baseline"]): row for row in facts["rows"] if row["baseline"]}
+    apart, itself = verdicts["id_codes_aspects", "id_codes"], verdicts["id_codes_after", "id_codes"]
+    assert apart["verdict"] == itself["verdict"] == "unequal rows"
+    rows = f"on those from {iso(origin.split.codebook_end_us)} on and id_codes on all; later rows alone can make a difference"
+    assert itself["reason"] == f"training rows: id_codes_after {rows}"
+    assert apart["reason"] == (
+        f"training rows: id_codes_aspects {rows}; compare it with id_codes_after, or a baseline that has "
+        'training_rows = "after_clicks"'
+    )
+    assert verdicts["id_codes_aspects", "id_codes_after"]["verdict"] == "no evidence"  # as the reason advises
 
 
 def frame_of(repo: Repo, codebook: str) -> str:
@@ -171,12 +181,12 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     for row in rows:
         assert list(row) == SHAPE
-        assert row["verdict"] in {None, "better", "worse", "no evidence"}
+        assert row["verdict"] in {None, "better", "worse", "no evidence", "unequal rows"}
         assert (row["baseline"] is None) == (row["delta"] is None) == (row["verdict"] is None)
         if row["low"] is not None:
             assert row["low"] <= row["high"]
         if row["positives"] < 500 and row["baseline"]:
-            assert row["verdict"] == "no evidence"
+            assert row["verdict"] in {"no evidence", "unequal rows"}
     pairs = {(row["arm"], row["baseline"]) for row in rows if row["metric"] == "auc" and row["slice"] == "all"}
     own = {(arm, spec.baseline) for arm, spec in load_arms(["papers"]).items() if spec.baseline}
     assert ("saviorrec", "id_content_codes_saviorrec") in own and ("smile", "id_codes_smile") in own

@@ -1,0 +1,87 @@
+"""Worlds in which the parts have something to find that act nowhere else: sources for ``benchmarks/family.py``.
+
+    python benchmarks/planted_worlds.py [--out .work/planted] [--impressions 200000]
+
+Both have the impressions of the synthetic world ``clustered``, with its click probabilities, and other clicks:
+
+- ``competing``: the items of a page compete for at most one click, by a softmax over them and the choice of none; six pages in
+  ten are clicked. What the other candidates are changes the chance of each: a joint re-ranker can know it, a ranker cannot.
+- ``shifted``: there are 150 items, and from the end of the training rows on, each is liked more or less than before, by a
+  number of its own (standard deviation 1.5 in the logit). A ranker that was trained before cannot know it, an adapter can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sidkit.core.arrays import Doubles, Ints
+from sidkit.datasets.synthetic import Sizes, write_world
+
+TRAINING = 0.8
+"""Share of the log before its validation rows, as in the settings of a new repository."""
+CLICKED_PAGES = 0.6
+SHIFT = 1.5
+ITEMS = {"competing": None, "shifted": 150}
+
+
+def competing(logit: Doubles, page: Ints, rng: np.random.Generator) -> Ints:
+    """At most one click per page: the largest of the items' logits and that of none, each with Gumbel noise."""
+    drawn = logit + rng.gumbel(size=len(logit))
+    highest = np.full(page.max() + 1, -np.inf)
+    np.maximum.at(highest, page, drawn)
+    none = rng.gumbel(size=len(highest))
+    none += np.quantile(highest - none, 1 - CLICKED_PAGES)
+    return ((drawn == highest[page]) & (drawn > none[page])).astype(np.int64)
+
+
+def shifted(logit: Doubles, item: Ints, at_us: Ints, rng: np.random.Generator) -> Ints:
+    """Clicks with a shift per item after the training rows."""
+    after = at_us >= np.quantile(at_us, TRAINING)
+    shift = SHIFT * rng.standard_normal(item.max() + 1)
+    return (rng.random(len(logit)) < 1 / (1 + np.exp(-(logit + after * shift[item])))).astype(np.int64)
+
+
+def write(folder: Path, world: str, impressions: int) -> None:
+    """Write the source of a world into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_world(folder, "clustered", Sizes(impressions, items=ITEMS[world]))
+    log, oracle = pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "oracle.parquet")
+    probability = oracle["probability"].to_numpy()
+    logit = np.log(probability / (1 - probability))
+    rng = np.random.default_rng(0)
+
+    def numbered(column: str) -> Ints:
+        return np.unique(log[column].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)[1]
+
+    if world == "competing":
+        label = competing(logit, numbered("request_id"), rng)
+    else:
+        at_us = log["timestamp"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        label = shifted(logit, numbered("item_id"), at_us, rng)
+    log = log.drop_columns("converted").set_column(
+        log.schema.get_field_index("label"), "label", pa.array(label, pa.int8())
+    )
+    pq.write_table(log, folder / "interactions.parquet", compression="zstd")
+    (folder / "oracle.parquet").unlink()
+    print(f"{folder}: {len(log):,} impressions, {label.mean():.3f} clicked")
+
+
+def main() -> None:
+    """Write the sources."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / ".work" / "planted")
+    parser.add_argument("--impressions", type=int, default=200_000)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for world in ITEMS:
+        write(options.out / world, world, options.impressions)
+
+
+if __name__ == "__main__":
+    main()

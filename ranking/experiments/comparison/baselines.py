@@ -1,0 +1,77 @@
+"""The baselines of each arm, and the pairs whose difference cannot have a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from ranking.evaluation.evaluator import Difference, MetricValue, difference
+from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED, shipped_arms
+from ranking.experiments.comparison.liveness import Liveness, without_verdict
+from ranking.experiments.comparison.trials import Plan
+from sidkit.core.clock import iso
+from sidkit.core.intervals import Verdict
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Which baselines each arm is compared with."""
+
+    ablations: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> ablation baseline."""
+    not_exercised: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Arm and baseline -> why their difference says nothing of the arm's mechanism."""
+    starts_us: Mapping[str, int | None] = field(default_factory=dict)
+    """Arm -> time of its first training rows, microseconds UTC; None: those of the log."""
+
+    @classmethod
+    def of(cls, plan: Plan, liveness: Liveness) -> Self:
+        """The baselines of a plan, with the training rows of its latest time origin."""
+        starts = {
+            trial.arm: plan.frames[trial.frame].split.train_start_us for trial in plan.trials if trial.origin == 0
+        }
+        return cls(plan.ablation_baselines, without_verdict(plan, liveness), starts)
+
+    def among(self, arm: str, arms: Iterable[str]) -> list[str]:
+        """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
+
+        The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself is compared with its
+        control ``id_codes_shuffled``.
+        """
+        candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
+        if arm == CODES_AS_FEATURES:
+            candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
+        candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
+        present = set(arms)
+        return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
+
+    def difference(self, arm: str, baseline: str, metric: str, own: MetricValue, other: MetricValue) -> Difference:
+        """Return the difference of an arm to a baseline.
+
+        Without a verdict if they have other training rows, or if the arm's mechanism does not act.
+        """
+        found = difference(own, other, metric)
+        rows, idle = self.unequal_rows(arm, baseline), self.not_exercised.get((arm, baseline))
+        if rows is not None:
+            return replace(found, verdict=Verdict("unequal rows", rows))
+        return found if idle is None else replace(found, verdict=Verdict("not exercised", idle))
+
+    def unequal_rows(self, arm: str, baseline: str) -> str | None:
+        """Return how the training rows of an arm differ from those of a baseline, or None if they are the same.
+
+        Rankers of a codebook that learned from clicks train on the rows after these, which are later ones. Later rows alone
+        can make a ranker better, so that a difference would say nothing of the codes.
+        """
+        own, other = self.starts_us.get(arm), self.starts_us.get(baseline)
+        if own == other:
+            return None
+        told = " and ".join(
+            f"{name} on {'all' if start is None else f'those from {iso(start)} on'}"
+            for name, start in ((arm, own), (baseline, other))
+        )
+        after, remedy = f"{baseline}_after", ""
+        if other is None and after != arm:
+            named = f"{after}, or " if after in shipped_arms() else ""
+            remedy = f'; compare it with {named}a baseline that has training_rows = "after_clicks"'
+        return f"training rows: {told}; later rows alone can make a difference{remedy}"
