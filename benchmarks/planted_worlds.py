@@ -4,8 +4,9 @@
 
 Both have the impressions of the synthetic world ``clustered``, with its click probabilities, and other clicks:
 
-- ``competing``: the items of a page compete for at most one click, by a softmax over them and the choice of none; six pages in
-  ten are clicked. What the other candidates are changes the chance of each: a joint re-ranker can know it, a ranker cannot.
+- ``competing``: the items of a page compete for at most one click, by a softmax of three times their logits and the choice of
+  none; nine pages in ten are clicked. The other candidates change the chance of each: a joint re-ranker can know it, a ranker
+  cannot.
 - ``shifted``: there are 150 items, and from the end of the training rows on, each is liked more or less than before, by a
   number of its own (standard deviation 1.5 in the logit). A ranker that was trained before cannot know it, an adapter can.
 """
@@ -25,14 +26,16 @@ from sidkit.datasets.synthetic import Sizes, write_world
 
 TRAINING = 0.8
 """Share of the log before its validation rows, as in the settings of a new repository."""
-CLICKED_PAGES = 0.6
+CLICKED_PAGES = 0.9
+STEEP = 3.0
+"""Factor on the logits of ``competing``."""
 SHIFT = 1.5
-ITEMS = {"competing": None, "shifted": 150}
+ITEMS = 150
 
 
 def competing(logit: Doubles, page: Ints, rng: np.random.Generator) -> Ints:
     """At most one click per page: the largest of the items' logits and that of none, each with Gumbel noise."""
-    drawn = logit + rng.gumbel(size=len(logit))
+    drawn = STEEP * logit + rng.gumbel(size=len(logit))
     highest = np.full(page.max() + 1, -np.inf)
     np.maximum.at(highest, page, drawn)
     none = rng.gumbel(size=len(highest))
@@ -50,7 +53,7 @@ def shifted(logit: Doubles, item: Ints, at_us: Ints, rng: np.random.Generator) -
 def write(folder: Path, world: str, impressions: int) -> None:
     """Write the source of a world into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_world(folder, "clustered", Sizes(impressions, items=ITEMS[world]))
+    write_world(folder, "clustered", Sizes(impressions, items=ITEMS))
     log, oracle = pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "oracle.parquet")
     probability = oracle["probability"].to_numpy()
     logit = np.log(probability / (1 - probability))
@@ -79,7 +82,7 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=200_000)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for world in ITEMS:
+    for world in ("competing", "shifted"):
         write(options.out / world, world, options.impressions)
 
 

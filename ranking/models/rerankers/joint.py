@@ -16,10 +16,12 @@ _START = 0.05
 class JointReranker(Reranker):
     """One pass per request over the user and the set union of the candidates' tokens (arXiv 2409.09795).
 
-    Tokens are (level, code) pairs, each once per request, however many candidates share it. A transformer reads [user; union]
-    without positions. A candidate's change of the logit is ``MLP([mean of its own tokens' outputs; its ranker vector])``. The
-    paper scores short texts by the tokens of their words. Codes as tokens, the ranker's vector and the change of its logit are
-    ours, and so is the loss (:meth:`Reranker.loss`), as the paper's ranking probability loss is not known in detail.
+    Tokens are (level, code) pairs, each once per request, however many candidates share it. To the vector of each is added a
+    multiple of the highest logit among the candidates that have it: what else is on a page matters as far as it is liked. A
+    transformer reads [user; union] without positions. A candidate's change of the logit is ``MLP([mean of its own tokens'
+    outputs; its ranker vector])``. The paper scores short texts by the tokens of their words. Codes as tokens, their highest
+    logits, the ranker's vector and the change of its logit are ours, and so is the loss (:meth:`Reranker.loss`), as the paper's
+    ranking probability loss is not known in detail.
 
     Parameters
     ----------
@@ -43,6 +45,7 @@ class JointReranker(Reranker):
         self.token = nn.Embedding(shape.tokens, spec.dim, padding_idx=PADDING_TOKEN)
         with torch.no_grad():
             self.token.weight[1:].normal_(std=_START)
+        self.strength = nn.Linear(1, spec.dim, bias=False)
         self.user = nn.Linear(shape.user_dim, spec.dim)
         self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.layers))
         self.vector = nn.Linear(shape.vector_dim + 1, spec.dim)
@@ -57,7 +60,8 @@ class JointReranker(Reranker):
 
     def read(self, batch: RequestBatch) -> Tensor:
         """Mean output of each candidate's own tokens, ``float32 [rows, dim]``; 0 for a candidate without codes."""
-        outputs = torch.cat([self.user(batch.user)[:, None], self.token(batch.tokens)], dim=1)
+        tokens = self.token(batch.tokens) + self.strength(self.highest(batch)[..., None])
+        outputs = torch.cat([self.user(batch.user)[:, None], tokens], dim=1)
         first = torch.ones_like(batch.tokens[:, :1], dtype=torch.bool)
         mask = torch.cat([first, batch.tokens != PADDING_TOKEN], dim=1)
         for layer in self.layers:
@@ -66,6 +70,15 @@ class JointReranker(Reranker):
         own = outputs[batch.request[:, None], batch.own + 1] * has[..., None]  # 0 is the user, and a missing code
         mean: Tensor = own.sum(dim=1) / has.sum(dim=1, keepdim=True).clamp(min=1)
         return mean
+
+    def highest(self, batch: RequestBatch) -> Tensor:
+        """The highest standardised logit of the candidates that have a token, ``float32 [requests, tokens]``; 0 for padding."""
+        requests, length = batch.tokens.shape
+        has = batch.own >= 0
+        place = (batch.request[:, None] * length + batch.own)[has]
+        logit = self.ranked(batch)[:, -1:].expand_as(batch.own)[has]
+        found = logit.new_full((requests * length,), -torch.inf).scatter_reduce(0, place, logit, "amax")
+        return found.masked_fill(found.isinf(), 0.0).view(requests, length)
 
     def change(self, read: Tensor, batch: RequestBatch) -> Tensor:
         """Changes of the logits ``float32 [rows]``, of what candidates read and their own vectors."""

@@ -155,6 +155,49 @@ def test_the_union_has_each_token_of_a_request_once(seed: int, rows: int, reques
     assert tokens.shape[1] <= max(1, sum(SIZES))
 
 
+@law
+@given(seed=st.integers(0, 2**31), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_a_token_has_the_highest_logit_of_the_candidates_that_have_it(seed: int, sizes: list[int]) -> None:
+    data = requests(seed % 1000, sizes)
+    ranker = ranker_of(data)
+    reranker = reranker_of("joint", ranker)
+    assert isinstance(reranker, JointReranker)
+    [(_, batch)] = RequestBatches(ranker, data).batches(10_000)
+    found = reranker.highest(batch)
+    logit = reranker.ranked(batch)[:, -1]
+    for request, tokens in enumerate(batch.tokens.tolist()):
+        rows = np.flatnonzero(batch.request.numpy() == request).tolist()
+        for place, token in enumerate(tokens):
+            held = [logit[row].item() for row in rows if place in batch.own[row].tolist()] if token else [0.0]
+            assert found[request, place].item() == max(held)
+
+
+def test_it_learns_that_a_candidate_is_clicked_less_the_better_the_others_are() -> None:
+    """One click per page, by the softmax of the ranker's logits: what the others score decides, not which codes they have."""
+    rng = np.random.default_rng(0)
+    data = requests(8, [8] * 500)
+    logit = 2 * rng.standard_normal(len(data))
+    drawn = (logit + rng.gumbel(size=len(data))).reshape(-1, 8)
+    label = (drawn == drawn.max(axis=1, keepdims=True)).ravel().astype(np.int8)
+    codes = np.arange(len(data.items.codes), dtype=np.int32)[:, None]  # every item has a token of its own
+    data = dataclasses.replace(
+        data,
+        rows=dataclasses.replace(data.rows, label=label),
+        items=dataclasses.replace(data.items, codes=codes),
+        candidate=np.concatenate([1 + rng.permutation(len(codes) - 1)[:8] for _ in range(500)]).astype(np.int32),
+    )
+    ranker = ranker_of(requests(8, [8]))
+    shape = dataclasses.replace(shape_of(ranker), sizes=(len(codes),))
+    parts = []
+    for rows in (np.arange(3200), np.arange(3200, 4000)):
+        batches = RequestBatches(ranker, data.take(rows))
+        batches.shape, batches.logit = shape, torch.from_numpy(logit[rows].astype(np.float32))
+        parts.append(batches)
+    spec = RerankSpec(dim=16, epochs=15, patience=15, batch_rows=256, learning_rate=5e-3)
+    trained = train_reranker(lambda: JointReranker(shape, spec), *parts, spec, seed=0, device=torch.device("cpu"))
+    assert max(trained.validation_auc) > trained.validation_auc[0] + 0.005
+
+
 def test_a_request_is_one_forward_pass_over_its_distinct_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     data = requests(3, [200])
     ranker = ranker_of(data)
