@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs large-log tick-costs tune-arms-today adapters modalities family table-budget clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs large-log tick-costs tune-arms-today adapters modalities family planted table-budget clean
 
 $(VENV): $(VENV)/.made
 
@@ -199,6 +199,15 @@ modalities: $(VENV)/.made
 # Every system that the papers are compared with, five seeds; it resumes. FAMILY="--finished" compares what is finished, --open test rows.
 family: $(VENV)/.made
 	$(BIN)/python benchmarks/family.py --work $(WORK)/family --jobs 2 --write $(FAMILY) --data synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
+
+# Worlds in which Reindex-Then-Adapt and CROSS-JEM have something to find; a few minutes.
+PLANTED = --jobs 2 --max-train-rows 60000 --max-evaluation-rows 30000 --write --results benchmarks/results/family_planted.json
+
+planted: $(VENV)/.made
+	$(BIN)/python benchmarks/planted_worlds.py --out $(WORK)/planted
+	$(BIN)/python benchmarks/family.py --work $(WORK)/planted/repos $(PLANTED) --data $(WORK)/planted/competing --systems CROSS-JEM
+	$(BIN)/python benchmarks/family.py --work $(WORK)/planted/repos $(PLANTED) --data $(WORK)/planted/shifted \
+	  --systems "Reindex-Then-Adapt, bias" "Reindex-Then-Adapt, gate"
 
 # Codes instead of ids under one table size, with hashed ids as control.
 table-budget: $(VENV)/.made

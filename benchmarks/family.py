@@ -13,7 +13,8 @@ measures rows of the id table for new items. Differences on cold rows are correc
 the table. Results go to ``benchmarks/results/family.json``, one entry per data set and kind of rows, to which a run of other
 systems on the same rows adds, with the processor seconds of a training, the size of the model, and what its parts contribute.
 Saved trials are not repeated; ``--finished`` compares the systems whose trials are finished, and trains nothing. ``--write``
-replaces the tables of ``docs/results/family.md`` by those of all results.
+replaces the tables of ``docs/results/family.md`` by those of all results, those of ``benchmarks/planted_worlds.py`` included
+(``--results benchmarks/results/family_planted.json``).
 """
 
 from __future__ import annotations
@@ -237,6 +238,15 @@ def merged(held: Mapping[str, Any] | None, result: Mapping[str, Any]) -> dict[st
     return found
 
 
+def page() -> str:
+    """The page with the tables of all results."""
+    text = PAGE.read_text()
+    others = (results_of(RESULTS.with_name(name)) for name in ("gates.json", "family_planted.json"))
+    for part, computed in blocks(results_of(RESULTS), *others).items():
+        text = written(text, part, computed)
+    return text
+
+
 def _mean(arm: Compared, of: Callable[[TrialDetails], float | None]) -> float | None:
     values = [value for each in arm.details() if (value := of(each)) is not None]
     return round(float(np.mean(values)), 2) if values else None
@@ -279,10 +289,7 @@ def main() -> None:
         kind = "test" if options.open else "validation"
         record(options.results, name, kind, merged(results_of(options.results).get(name, {}).get(kind), result))
     if options.write:
-        text = PAGE.read_text()
-        for part, computed in blocks(results_of(options.results), results_of(RESULTS.with_name("gates.json"))).items():
-            text = written(text, part, computed)
-        PAGE.write_text(text)
+        PAGE.write_text(page())
 
 
 if __name__ == "__main__":

@@ -41,8 +41,12 @@ Results = Mapping[str, Mapping[str, Any]]
 """Data set -> kind of rows -> result."""
 
 
-def blocks(results: Results, gates: Results | None = None) -> dict[str, str]:
-    """The computed parts of the page; ``gates`` are results of ``benchmarks/gates.py``: some systems on more data sets."""
+def blocks(results: Results, gates: Results | None = None, planted: Results | None = None) -> dict[str, str]:
+    """The computed parts of the page.
+
+    ``gates`` are results of ``benchmarks/gates.py``: some systems on more data sets. ``planted`` are those on the sources of
+    ``benchmarks/planted_worlds.py``.
+    """
     differences = []
     for kind in ("validation", "test"):
         known = _labelled(results, kind)
@@ -57,6 +61,7 @@ def blocks(results: Results, gates: Results | None = None) -> dict[str, str]:
         "acting": acting_table(alive),
         "parts": "\n\n".join(parts),
         "tries": tries_table(results),
+        "planted": planted_table(planted or {}),
         "needed": needed_table(known, _labelled(gates or {}, "validation")),
     }
 
@@ -228,7 +233,10 @@ def acting_table(known: Mapping[str, Any]) -> str:
 
 def tries_table(results: Results) -> str:
     """A row per system and setting of ``benchmarks/family_tries.py``: validation AUC, and what forcing a part off changes."""
-    lines = ["| data | system | shipped: AUC | setting | AUC (SD) | parts that act | others |", f"|{' --- |' * 7}"]
+    lines = [
+        "| data | system | shipped: AUC | setting | seeds | AUC (SD) | parts that act | others |",
+        f"|{' --- |' * 8}",
+    ]
     for data in (each for each in LABELS if "tries" in results.get(each, {})):
         shipped = results[data]["validation"]["auc"]["all"]
         for system, settings in results[data]["tries"].items():
@@ -238,8 +246,26 @@ def tries_table(results: Results) -> str:
                     for alive in (True, False)
                 )
                 cells = [LABELS[data], system, _auc(shipped[SYSTEMS[system].arm]), setting]
-                cells.append(f"{_auc(found['auc'])} ({_auc(found['deviation'])})")
+                cells += [str(found["seeds"]), f"{_auc(found['auc'])} ({_auc(found['deviation'])})"]
                 lines.append(f"| {' | '.join([*cells, acting, others])} |")
+    return "\n".join(lines)
+
+
+def planted_table(planted: Results) -> str:
+    """A row per system on the world that is made for it, with its shipped settings: differences, and what its part changes."""
+    lines = [
+        "| world | system | to its baseline | to its control | its part off | SD over seeds | acts |",
+        f"|{' --- |' * 7}",
+    ]
+    for world, found in sorted((data, kinds["validation"]) for data, kinds in planted.items()):
+        cells = {(each["system"], each["role"]): each for each in found["differences"] if each["slice"] == "all"}
+        for system, parts in found["liveness"].items():
+            own = system_parts(system, parts)
+            shown = [_cell(cells.get((system, role)), None) for role in ("baseline", "control")]
+            deviation = f"{own[0]['deviation']:.4f}".removeprefix("0")
+            lines.append(
+                f"| `{world}` | {system} | {' | '.join(shown)} | {'; '.join(map(_part, own))} | {deviation} | {_state(own)} |"
+            )
     return "\n".join(lines)
 
 

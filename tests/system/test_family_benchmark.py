@@ -162,13 +162,40 @@ def test_tables_have_every_system_and_mark_what_holds_after_the_correction(page:
     assert "| PSRQ | `sid.loss` | - | **+.0900 [+.0700, +.1100]** |" in page.losses_table(found)
 
 
-def test_the_tables_of_the_page_are_those_of_the_results(page: ModuleType) -> None:
+def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     family = importlib.import_module("family")
-    written = importlib.import_module("computed_blocks").written
-    text = family.PAGE.read_text()
-    gates = family.results_of(family.RESULTS.with_name("gates.json"))
-    for name, computed in page.blocks(family.results_of(family.RESULTS), gates).items():
-        assert written(text, name, computed) == text, f"{name}: python benchmarks/family.py --write"
+    assert family.page() == family.PAGE.read_text(), "run `python benchmarks/family.py --write`"
+
+
+def test_the_table_of_planted_worlds_has_a_row_per_system(page: ModuleType) -> None:
+    found = {
+        "differences": [difference(system="CROSS-JEM", slice="all"), difference(system="CROSS-JEM")],
+        "liveness": {"CROSS-JEM": [part("reranker.context", True, deviation=0.0008)]},
+    }
+    rows = page.planted_table({"competing": {"validation": found}}).splitlines()[2:]
+    assert rows == [
+        "| `competing` | CROSS-JEM | +.0010 [-.0200, +.0220] | - | `reranker.context` -.0020 | .0008 | yes |"
+    ]
+
+
+def test_a_page_of_the_competing_world_has_one_click_at_most_and_the_shifted_one_changes_after_the_training_rows() -> (
+    None
+):
+    worlds = importlib.import_module("planted_worlds")
+    rng = np.random.default_rng(0)
+    page, logit = np.repeat(np.arange(3000), 8), rng.standard_normal(24_000)
+    label = worlds.competing(logit, page, rng)
+    clicks = np.bincount(page, label)
+    assert set(clicks) == {0, 1} and clicks.mean() == pytest.approx(worlds.CLICKED_PAGES, abs=0.01)
+    assert logit[label == 1].mean() > 1
+    item, at_us = np.arange(40_000) % 4, np.arange(40_000)
+    label = worlds.shifted(np.zeros(40_000), item, at_us, rng)
+    before, after = (
+        [label[(item == each) & part].mean() for each in range(4)]
+        for part in (at_us < worlds.TRAINING * 40_000, at_us >= worlds.TRAINING * 40_000)
+    )
+    np.testing.assert_allclose(before, 0.5, atol=0.03)
+    assert np.abs(np.array(after) - 0.5).max() > 0.1
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +265,7 @@ def test_the_table_of_other_settings_parts_what_acts_from_what_does_not(page: Mo
     tried = {
         "auc": 0.81234,
         "deviation": 0.0005,
+        "seeds": 5,
         "parts": [part("gate", True), part("table", False, delta_auc=[0.0001])],
     }
     results = {
@@ -245,7 +273,7 @@ def test_the_table_of_other_settings_parts_what_acts_from_what_does_not(page: Mo
         "uci_online_retail": {"validation": {"auc": {"all": {"smile": 0.82}}}, "tries": {"SMILE": {"learnt": tried}}},
     }
     rows = page.tries_table(results).splitlines()[2:]
-    assert rows == ["| UCI | SMILE | .8200 | learnt | .8123 (.0005) | `gate` -.0020 | `table` +.0001 |"]
+    assert rows == ["| UCI | SMILE | .8200 | learnt | 5 | .8123 (.0005) | `gate` -.0020 | `table` +.0001 |"]
 
 
 def test_a_system_is_compared_with_each_arm_once() -> None:
