@@ -43,7 +43,7 @@ from sidkit.tables.engines import table_connection
 from sidkit.tables.keys import entity_sql, key_columns
 from sidkit.tables.log import Log, read_log
 from sidkit.tables.rows import NO_FEATURES, TableQueries, merged_query, set_times
-from sidkit.tables.table_files import parts_of, write_first, write_table
+from sidkit.tables.table_files import parts_of, write_all, write_table
 from sidkit.tables.withdrawn import withdraw
 
 TABLES = ("item_content", "item_stats", "user_history", "user_stats")
@@ -320,10 +320,13 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
             listed = list(kept[name]) if name in changed and kept.get(name) else []
             rows_of = partial(queries.rows_of, name, known, listed)
             with working_on(f"building the table {name}"):
-                if known is None and in_duckdb and not path.exists():
+                if known is None and in_duckdb:
                     apart = queries.counts_events(name) and name not in sharded
                     parts = parts_of(log.rows, repo.settings.engine.memory_limit) if apart else 0
-                    rows[name] = new[name] = write_first(opened, name, path, rows_of, parts, spill, vectors)
+                    replacing = partial(_withdraw, opened, repo.tables, name, log, None, now_us)
+                    rows[name] = new[name] = write_all(
+                        opened, name, path, rows_of, parts, spill, vectors, replacing=replacing
+                    )
                     continue
                 opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
                 if name == ITEM_ATTRIBUTES and affinity and known and has_late_rows(opened, known):
@@ -357,7 +360,13 @@ def _shapes_of(before: dict[str, Any] | None, name: str, columns: list[str]) -> 
 
 
 def _withdraw(
-    opened: SqlConnection, tables: Path, name: str, log: Log, before: dict[str, Any] | None, now_us: int
+    opened: SqlConnection,
+    tables: Path,
+    name: str,
+    log: Log,
+    before: dict[str, Any] | None,
+    now_us: int,
+    new: str = "written",
 ) -> None:
     """Record rows missing from the new table but present in the old one; rows merely later than ``as_of`` stay online."""
     path = tables / f"{name}.parquet"
@@ -366,10 +375,10 @@ def _withdraw(
     old = f"SELECT * FROM read_parquet({literal(path)}) AS old"
     if before is None:
         ahead = f"epoch_us(event_timestamp) > getvariable('as_of_us') AND epoch_us(event_timestamp) <= {now_us}"
-        withdraw(opened, tables, name, f"{old} WHERE NOT ({ahead})")
+        withdraw(opened, tables, name, f"{old} WHERE NOT ({ahead})", new)
     elif log.lost_since(before["log"]) and name not in {"item_content", *ATTRIBUTE_TABLES}:
         entity = entity_sql(key_columns(name), "old")
-        withdraw(opened, tables, name, f"{old} SEMI JOIN restart ON restart.entity_id = {entity}")
+        withdraw(opened, tables, name, f"{old} SEMI JOIN restart ON restart.entity_id = {entity}", new)
 
 
 def _is_whole(path: Path) -> bool:

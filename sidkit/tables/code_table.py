@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sidkit.core.repo import Repo
 from sidkit.tables.counts import count_events, next_window_us, read_events
 from sidkit.tables.keys import key_columns
 from sidkit.tables.log import Log
-from sidkit.tables.table_files import conditions_of, parts_of
+from sidkit.tables.table_files import parts_of, write_all
 from sidkit.tables.withdrawn import withdraw
 
 _SQL = Path(__file__).parent
@@ -41,6 +42,9 @@ _CODES_SQL = """
     SELECT item_id, known_us, any_value(assigned_at_us) AS assigned_at_us,
            list(number) FILTER (number IS NOT NULL) AS numbers
     FROM deep LEFT JOIN prefixes USING (sid_prefix) GROUP BY item_id, known_us;
+
+    DROP TABLE code_rows;
+    DROP TABLE deep;
 """
 
 
@@ -127,22 +131,34 @@ class CodeTable:
     def update(self, opened: duckdb.DuckDBPyConnection) -> int:
         """Write the table if it changes; returns the number of new rows."""
         set_variables(opened, {"cadence_us": self._cadence_us})
-        recoded = False
-        for part, only in enumerate(conditions_of("user_id", self._parts(opened))):
-            start = "INSERT INTO written BY NAME" if part else "CREATE OR REPLACE TEMP TABLE written AS"
-            recoded = self._compute(opened, only, start)
+        if self._before is None:
+            rows_of, parts, spill = partial(self._rows_of, opened), self._parts(opened), self._repo.data / "tmp"
+            replacing = partial(self._withdraw_early, opened)
+            return write_all(
+                opened, self._name, self._path, rows_of, parts, spill, manifest=self._manifest, replacing=replacing
+            )
+        recoded = self._prepare(opened, "true")
+        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
         self._withdraw(opened, recoded=recoded)
         return self._write(opened)
 
     def _parts(self, opened: duckdb.DuckDBPyConnection) -> int:
-        """The parts by a hash of the user in which rows are computed: an event counts once for each prefix of its item."""
-        if not self._of_users or self._before is not None:
-            return 1
+        """The parts by a hash of the user in which all rows are computed: an event counts once for each prefix of its item.
+
+        Those of prefixes, which are few, are computed together: 0.
+        """
+        if not self._of_users:
+            return 0
         prefixes = _count(opened, "SELECT coalesce(max(len(numbers)), 0) FROM coded")
         return parts_of(self._log.rows * prefixes, self._repo.settings.engine.memory_limit)
 
-    def _compute(self, opened: duckdb.DuckDBPyConnection, only: str, start: str) -> bool:
-        """Add the rows of the events for which a condition holds to ``written``; returns whether any item has new codes."""
+    def _rows_of(self, opened: duckdb.DuckDBPyConnection, only: str) -> str:
+        """The query of the rows of the users for which a condition holds."""
+        self._prepare(opened, only)
+        return self._merged()
+
+    def _prepare(self, opened: duckdb.DuckDBPyConnection, only: str) -> bool:
+        """Create what :meth:`_merged` reads of the events for which a condition holds; returns whether items have new codes."""
         read_events(opened, self._log, self._before, only)
         restart_us = next_window_us(self._before, self._repo.settings.time.delay_us, self._cadence_us)
         recoded = self._read_recoded(opened)
@@ -174,12 +190,15 @@ class CodeTable:
             SELECT {self._listed_keys}, restart_us
             FROM restart JOIN prefixes ON number = entity_id % getvariable('prefixes') {users}
         """)
-        opened.execute(f"{start} {self._merged()}")
         return recoded
 
     @property
     def _listed_keys(self) -> str:
         return ", ".join(map(quoted, self._keys))
+
+    @property
+    def _manifest(self) -> Path:
+        return self._path.with_suffix(".json")
 
     @property
     def _stored(self) -> str:
@@ -260,27 +279,27 @@ class CodeTable:
         return f"{kept}SELECT *, true AS _fresh FROM ({new})"
 
     def _withdraw(self, opened: duckdb.DuckDBPyConnection, *, recoded: bool) -> None:
-        """Record rows that leave the table and would stay in the online store."""
+        """Record rows that leave the table in an update and would stay in the online store."""
+        assert self._before is not None
+        if recoded or self._log.lost_since(self._before["log"]):
+            restarted = f"SELECT * FROM {self._stored} AS old SEMI JOIN restarted USING ({self._listed_keys})"
+            withdraw(opened, self._repo.tables, self._name, restarted)
+
+    def _withdraw_early(self, opened: duckdb.DuckDBPyConnection, new: str) -> None:
+        """Record rows of the table that is replaced that a relation of new ones lacks, if they are not beyond its end."""
         if not self._path.exists():
-            return
-        old = f"SELECT * FROM {self._stored} AS old"
-        if self._before is not None:
-            if recoded or self._log.lost_since(self._before["log"]):
-                restarted = f"{old} SEMI JOIN restarted USING ({self._listed_keys})"
-                withdraw(opened, self._repo.tables, self._name, restarted)
             return
         try:
             checked(self._path)
         except ArtifactCorruptError:
             return  # the rows of a damaged table are unknown
         early = "epoch_us(event_timestamp) <= getvariable('as_of_us')"
-        withdraw(opened, self._repo.tables, self._name, f"{old} WHERE {early}")
+        withdraw(opened, self._repo.tables, self._name, f"SELECT * FROM {self._stored} AS old WHERE {early}", new)
 
     def _write(self, opened: duckdb.DuckDBPyConnection) -> int:
         counted = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
-        stored = opened.execute(f"SELECT count(*) FROM {self._stored}").fetchone() if self._before else None
-        if stored is None or counted[1] or counted[0] != stored[0]:
-            with replaced(self._path, self._path.with_suffix(".json")) as temporary:
+        if counted[1] or counted[0] != _count(opened, f"SELECT count(*) FROM {self._stored}"):
+            with replaced(self._path, self._manifest) as temporary:
                 opened.execute(
                     f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {self._listed_keys}) "
                     f"{into(temporary)}"

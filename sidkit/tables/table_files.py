@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ _EVENT_BYTES = 150
 _MOST_PARTS = 256
 
 
-def write_first(
+def write_all(
     opened: SqlConnection,
     name: str,
     path: Path,
@@ -29,8 +30,10 @@ def write_first(
     parts: int,
     spill: Path,
     vectors: ContentVectors | None = None,
+    manifest: Path | None = None,
+    replacing: Callable[[str], None] | None = None,
 ) -> int:
-    """Write a table that does not exist yet, without a copy of its rows in memory; return their number.
+    """Write a table of new rows alone, without a copy of them in memory; return their number.
 
     Parameters
     ----------
@@ -39,7 +42,7 @@ def write_first(
     name : str
         The table.
     path : Path
-        Its file.
+        Its file, which is replaced.
     rows_of : callable
         The query of the rows of the keys for which a condition holds, of all with ``"true"``.
     parts : int
@@ -49,21 +52,29 @@ def write_first(
         Folder for the parts.
     vectors : ContentVectors, optional
         Where the vectors of the rows lie, if they refer to them.
+    manifest : Path, optional
+        The manifest that lists the file; default: that of the tables.
+    replacing : callable, optional
+        Called with the relation of the new rows before they replace the file.
     """
-    try:
-        if parts > 1:
-            _copy_parts(opened, name, path, rows_of, parts, spill)
-        else:
-            _copy(opened, name, path, f"({rows_of('true')})", vectors)
-    except duckdb.OutOfMemoryException:
-        if 0 < parts < _MOST_PARTS:
-            return write_first(opened, name, path, rows_of, 4 * parts, spill)
-        if parts:
-            raise
-        # To compute the rows and to sort them, one after the other, needs less.
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
-        _copy(opened, name, path, "written", vectors)
-        opened.execute("DROP TABLE written")
+    replacement = _Replacement(name, path, manifest or path.parent / MANIFEST, vectors, replacing)
+    while True:
+        try:
+            if parts > 1:
+                _copy_parts(opened, replacement, rows_of, parts, spill)
+            else:
+                _copy(opened, replacement, f"({rows_of('true')})")
+            break
+        except duckdb.OutOfMemoryException:
+            if parts >= _MOST_PARTS:
+                raise
+            if not parts:
+                # To compute the rows and to sort them, one after the other, needs less.
+                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
+                _copy(opened, replacement, "written")
+                opened.execute("DROP TABLE written")
+                break
+            parts *= 4
     return int(pq.read_metadata(path).num_rows)
 
 
@@ -77,14 +88,26 @@ def conditions_of(key: str, parts: int) -> list[str]:
     return [f"hash({quoted(key)}) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
 
 
+@dataclass(frozen=True)
+class _Replacement:
+    """What :func:`write_all` replaces; see its parameters."""
+
+    name: str
+    path: Path
+    manifest: Path
+    vectors: ContentVectors | None
+    replacing: Callable[[str], None] | None = None
+
+
 def _copy_parts(
-    opened: SqlConnection, name: str, path: Path, rows_of: Callable[[str], str], parts: int, spill: Path
+    opened: SqlConnection, replacement: _Replacement, rows_of: Callable[[str], str], parts: int, spill: Path
 ) -> None:
     """Write the rows of each part in any order, then sort them all."""
+    replacement = replace(replacement, vectors=None)
     with tempfile.TemporaryDirectory(dir=spill, prefix="parts-") as folder:
-        for part, only in enumerate(conditions_of(key_columns(name)[0], parts)):
+        for part, only in enumerate(conditions_of(key_columns(replacement.name)[0], parts)):
             opened.execute(f"COPY ({rows_of(only)}) {into(Path(folder) / f'{part}.parquet', 'snappy')}")
-        _copy(opened, name, path, f"read_parquet({literal(Path(folder) / '*.parquet')})", None)
+        _copy(opened, replacement, f"read_parquet({literal(Path(folder) / '*.parquet')})")
 
 
 def write_table(
@@ -100,20 +123,22 @@ def write_table(
     """
     counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"].get(name):
-        _copy(opened, name, path, "written", vectors)
+        _copy(opened, _Replacement(name, path, path.parent / MANIFEST, vectors), "written")
     opened.execute("DROP TABLE written")
     return int(counts[0]), int(counts[1])
 
 
-def _copy(opened: SqlConnection, name: str, path: Path, relation: str, vectors: ContentVectors | None) -> None:
-    """Write the rows of a relation in the order of a table."""
-    order = ", ".join(map(quoted, key_columns(name)))
-    with replaced(path, path.parent / MANIFEST) as temporary:
-        if vectors is not None:
+def _copy(opened: SqlConnection, replacement: _Replacement, relation: str) -> None:
+    """Replace a table by the rows of a relation, in its order."""
+    order = ", ".join(map(quoted, key_columns(replacement.name)))
+    with replaced(replacement.path, replacement.manifest) as temporary:
+        if replacement.vectors is not None:
             query, by = f"SELECT * EXCLUDE (_fresh) FROM {relation}", f"event_timestamp, {order}"
-            with vectors.ordered(cast(duckdb.DuckDBPyConnection, opened), query, by) as rows:
+            with replacement.vectors.ordered(cast(duckdb.DuckDBPyConnection, opened), query, by) as rows:
                 rows.write(temporary)
-            return
-        opened.execute(
-            f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) {into(temporary)}"
-        )
+        else:
+            opened.execute(
+                f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) {into(temporary)}"
+            )
+        if replacement.replacing is not None:
+            replacement.replacing(f"read_parquet({literal(temporary)})")

@@ -30,13 +30,13 @@ class Withdrawn:
     events_us: list[int]
 
 
-def withdraw(opened: SqlConnection, tables: Path, view: str, old_rows: str) -> None:
-    """Record the rows of ``old_rows`` (SQL) that are missing from ``written``, the view's new table."""
+def withdraw(opened: SqlConnection, tables: Path, view: str, old_rows: str, new: str = "written") -> None:
+    """Record the rows of ``old_rows`` (SQL) that are missing from the relation ``new``, the view's new table."""
     columns = ", ".join(map(quoted, key_columns(view)))
     key = f"to_json([{columns}])::VARCHAR" if len(key_columns(view)) > 1 else columns
     missing = (
         f"SELECT {literal(view)} AS view, {key} AS key, epoch_us(event_timestamp) AS event_us "
-        f"FROM ({old_rows}) AS old ANTI JOIN written USING ({columns}, event_timestamp)"
+        f"FROM ({old_rows}) AS old ANTI JOIN {new} USING ({columns}, event_timestamp)"
     )
     opened.execute(f"CREATE OR REPLACE TEMP TABLE withdrawn AS {missing}")
     counted = opened.execute("SELECT count(*) FROM withdrawn").fetchone()

@@ -6,7 +6,9 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -185,6 +187,27 @@ def test_counts_computed_in_parts_are_those_by_hand(tmp_path: Path, monkeypatch:
     assert asked == [2 * len(events)], (
         "an event counts for a prefix of each depth; of prefixes there are few, counted at once"
     )
+
+
+def test_counts_that_lack_memory_are_computed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidkit.tables import table_files
+
+    original, relations = table_files._copy, []
+
+    def lacks_memory(opened: Any, replacement: Any, relation: str) -> None:
+        if "code_stats" in replacement.name:
+            relations.append((replacement.name, relation.partition("(")[0]))
+            if not relations[-1][1]:
+                raise duckdb.OutOfMemoryException("Out of Memory Error")
+        original(opened, replacement, relation)
+
+    monkeypatch.setattr(table_files, "_copy", lacks_memory)
+    rng = random.Random(5)
+    events, codes = random_events(rng), random_codes(rng)
+    assert_counted(counted(tmp_path, events, codes), events, codes)
+    assert relations == [
+        ("code_stats_a", ""), ("code_stats_a", "written"), ("user_code_stats_a", ""), ("user_code_stats_a", "read_parquet"),
+    ]  # fmt: skip
 
 
 def test_new_events_are_counted_by_the_build_and_only_as_new_rows(tmp_path: Path) -> None:

@@ -175,8 +175,9 @@ def test_tables_before_a_log_are_refused(tmp_path: Path) -> None:
         build_tables(fresh_repo(tmp_path / "repo", tmp_path), START)
 
 
-def test_a_first_build_that_lacks_memory_computes_in_parts_or_before_it_sorts(
-    repo_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_whole_build_that_lacks_memory_computes_in_parts_or_before_it_sorts(
+    repo_path: Path, monkeypatch: pytest.MonkeyPatch, rebuilt: bool
 ) -> None:
     from sidkit.tables import table_files
 
@@ -184,15 +185,22 @@ def test_a_first_build_that_lacks_memory_computes_in_parts_or_before_it_sorts(
     expected = tables_of(built(repo_path, world, START + 2 * DAY))
     original, relations = table_files._copy, []
 
-    def lacks_memory(opened, name, path, relation, vectors):  # type: ignore[no-untyped-def]
+    def lacks_memory(opened, replacement, relation):  # type: ignore[no-untyped-def]
         relations.append(relation.partition("(")[0] or "computed")
         if relations[-1] == "computed":
             raise duckdb.OutOfMemoryException("Out of Memory Error")
-        original(opened, name, path, relation, vectors)
+        original(opened, replacement, relation)
 
-    monkeypatch.setattr(table_files, "_copy", lacks_memory)
     again = repo_path.parent / "again"
-    tables = tables_of(built(fresh_repo(again / "repo", again / "source").path, world, START + 2 * DAY))
+    other = fresh_repo(again / "repo", again / "source")
+    if rebuilt:
+        built(other.path, world, START + 2 * DAY)
+    monkeypatch.setattr(table_files, "_copy", lacks_memory)
+    if rebuilt:
+        build_tables(other, START + 2 * DAY, rebuild=True)
+        tables = tables_of(other)
+    else:
+        tables = tables_of(built(other.path, world, START + 2 * DAY))
     assert relations.count("written") == 1, "content, whose rows are not computed from events"
     assert relations.count("read_parquet") == len(tables) - 1, "the others, in parts"
     for name, table in tables.items():
