@@ -14,6 +14,7 @@ _BEAM_CELLS = 2**18  # distances held at once by a beam: 1 MB, which fit in cach
 _FEW = 16  # cells found by as many passes; more are found by a partition
 _UNIT = 2.0**-24  # unit roundoff of float32
 _TINY = 2.0**-126  # smallest normal float32; products below it lose precision
+_HUGE = 2.0**126  # below it, squared distances and all sums on the way to them are finite
 
 
 class NearestCode:
@@ -71,8 +72,8 @@ class NearestPaths:
     """Find the nearest (path, codeword) cells of each row, by squared distance rounded to ``float32``; ties go to the first.
 
     As :class:`NearestCode`: half the distances come from one ``float32`` product, of ``[path, 1, |path|^2 / 2]`` and
-    ``[-codeword, |codeword|^2 / 2, 1]``. Where the lowest ones are too close for it to tell their order, all cells of the row
-    are computed in double precision.
+    ``[-codeword, |codeword|^2 / 2, 1]``. Where the lowest ones are too close for it to tell their order, the cells that may be
+    among them are decided by differences in double precision.
 
     Parameters
     ----------
@@ -80,8 +81,8 @@ class NearestPaths:
     """
 
     def __init__(self, codebook: Floats) -> None:
-        self._codebook = codebook
-        squares = np.einsum("kd,kd->k", codebook, codebook, dtype=np.float64)
+        self._wide = codebook.astype(np.float64)
+        squares = np.einsum("kd,kd->k", self._wide, self._wide)
         self._longest = float(np.sqrt(squares.max()))
         with np.errstate(over="ignore"):
             halves = (squares / 2).astype(np.float32)
@@ -99,15 +100,33 @@ class NearestPaths:
             left[..., :dim], left[..., dim], left[..., dim + 1] = residuals, 1, squares / 2
             half = (left.reshape(-1, dim + 2) @ self._right).reshape(count, -1)
             best, value = _lowest(half, min(width + 1, half.shape[1]))
-            reach = np.sqrt(squares.max(axis=1)) + self._longest
-            margin = 1.01 * _UNIT * (dim + 4) * reach**2 + 2 * (dim + 2) * _TINY
-            sure = (np.diff(value.astype(np.float64), axis=1) > margin[:, None]).all(axis=1)
+            reach = np.square(np.sqrt(squares.max(axis=1)) + self._longest)
+            margin = 1.01 * _UNIT * (dim + 4) * reach + 2 * (dim + 2) * _TINY
+            sure = (np.diff(value.astype(np.float64), axis=1) > margin[:, None]).all(axis=1) & (reach < _HUGE)
+            doubtful = np.flatnonzero(~sure)
+            half[doubtful[:, None], best[doubtful]] = value[doubtful]
+            near = ~(half[doubtful] > (value[doubtful, width - 1] + margin[doubtful])[:, None])
+            near |= (reach[doubtful] >= _HUGE)[:, None]
         best = best[:, :width]
-        doubtful = np.flatnonzero(~sure)
         if doubtful.size:
-            wide = squared_distances(residuals[doubtful].reshape(-1, dim), self._codebook)
-            best[doubtful] = _lowest(wide.reshape(len(doubtful), -1), width)[0]
+            best[doubtful] = self._decided(residuals[doubtful], near, width)
         return best
+
+    def _decided(self, residuals: Floats, near: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
+        """The nearest of the cells marked ``near`` for each row, in double precision; every row has at least ``width``."""
+        row, cell = np.nonzero(near)
+        distance = np.empty(len(row), dtype=np.float32)
+        step = max(1, _CELLS // residuals.shape[2])
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            path, code = np.divmod(cell[part], len(self._wide))
+            difference = residuals[row[part], path] - self._wide[code]
+            with np.errstate(over="ignore"):
+                distance[part] = np.einsum("pd,pd->p", difference, difference)
+        order = np.lexsort((cell, distance, row))
+        first = np.searchsorted(row, np.arange(len(near)))
+        nearest_cells: npt.NDArray[np.int64] = cell[order[first[:, None] + np.arange(width)]]
+        return nearest_cells
 
 
 def nearest(rows: Floats, codebook: Floats) -> npt.NDArray[np.int64]:

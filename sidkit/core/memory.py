@@ -27,8 +27,8 @@ def own_peak_rss_mb() -> float:
 
         return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        for line in Path("/proc/self/status").read_bytes().splitlines():  # the name of a process may be no text
+            if line.startswith(b"VmHWM:"):
                 return round(int(line.split()[1]) / 2**10, 1)
     import resource
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,29 +56,42 @@ def write_all(
     replacing : callable, optional
         Called with the relation of the new rows before they replace the file.
     """
-    replacement = _Replacement(name, path, manifest or path.parent / MANIFEST, vectors, replacing)
-    while True:
-        try:
-            if parts > 1:
-                _copy_parts(opened, replacement, rows_of, parts, spill)
-            else:
-                _copy(opened, replacement, f"({rows_of('true')})")
-            break
-        except duckdb.OutOfMemoryException:
-            if parts >= _MOST_PARTS:
-                raise
-            if not parts:
-                # To compute the rows and to sort them, one after the other, needs less.
-                opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
-                _copy(opened, replacement, "written")
-                opened.execute("DROP TABLE written")
-                break
-            parts *= 4
+    with replaced(path, manifest or path.parent / MANIFEST) as temporary:
+        _compute(opened, name, temporary, rows_of, parts, spill, vectors)
+        if replacing is not None:
+            replacing(f"read_parquet({literal(temporary)})")
     return int(pq.read_metadata(path).num_rows)
 
 
+def _compute(
+    opened: SqlConnection,
+    name: str,
+    path: Path,
+    rows_of: Callable[[str], str],
+    parts: int,
+    spill: Path,
+    vectors: ContentVectors | None,
+) -> None:
+    """Write the rows of a table into a new file; see :func:`write_all`."""
+    try:
+        if parts > 1:
+            _copy_parts(opened, name, path, rows_of, parts, spill)
+        else:
+            _copy(opened, name, path, f"({rows_of('true')})", vectors)
+    except duckdb.OutOfMemoryException:
+        if parts >= _MOST_PARTS:
+            raise
+        if parts:
+            _compute(opened, name, path, rows_of, 4 * parts, spill, vectors)
+            return
+        # To compute the rows and to sort them, one after the other, needs less.
+        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
+        _copy(opened, name, path, "written", vectors)
+        opened.execute("DROP TABLE written")
+
+
 def parts_of(events: int, memory_limit: str) -> int:
-    """The parts in which the rows of a table are computed from so many events, ``parts`` of :func:`write_first`."""
+    """The parts in which the rows of a table are computed from so many events, ``parts`` of :func:`write_all`."""
     return max(1, -(-events * _EVENT_BYTES // memory_bytes(memory_limit)))
 
 
@@ -88,26 +100,14 @@ def conditions_of(key: str, parts: int) -> list[str]:
     return [f"hash({quoted(key)}) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
 
 
-@dataclass(frozen=True)
-class _Replacement:
-    """What :func:`write_all` replaces; see its parameters."""
-
-    name: str
-    path: Path
-    manifest: Path
-    vectors: ContentVectors | None
-    replacing: Callable[[str], None] | None = None
-
-
 def _copy_parts(
-    opened: SqlConnection, replacement: _Replacement, rows_of: Callable[[str], str], parts: int, spill: Path
+    opened: SqlConnection, name: str, path: Path, rows_of: Callable[[str], str], parts: int, spill: Path
 ) -> None:
     """Write the rows of each part in any order, then sort them all."""
-    replacement = replace(replacement, vectors=None)
     with tempfile.TemporaryDirectory(dir=spill, prefix="parts-") as folder:
-        for part, only in enumerate(conditions_of(key_columns(replacement.name)[0], parts)):
+        for part, only in enumerate(conditions_of(key_columns(name)[0], parts)):
             opened.execute(f"COPY ({rows_of(only)}) {into(Path(folder) / f'{part}.parquet', 'snappy')}")
-        _copy(opened, replacement, f"read_parquet({literal(Path(folder) / '*.parquet')})")
+        _copy(opened, name, path, f"read_parquet({literal(Path(folder) / '*.parquet')})", None)
 
 
 def write_table(
@@ -123,22 +123,18 @@ def write_table(
     """
     counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
     if before is None or counts[1] or counts[0] != before["rows"].get(name):
-        _copy(opened, _Replacement(name, path, path.parent / MANIFEST, vectors), "written")
+        with replaced(path, path.parent / MANIFEST) as temporary:
+            _copy(opened, name, temporary, "written", vectors)
     opened.execute("DROP TABLE written")
     return int(counts[0]), int(counts[1])
 
 
-def _copy(opened: SqlConnection, replacement: _Replacement, relation: str) -> None:
-    """Replace a table by the rows of a relation, in its order."""
-    order = ", ".join(map(quoted, key_columns(replacement.name)))
-    with replaced(replacement.path, replacement.manifest) as temporary:
-        if replacement.vectors is not None:
-            query, by = f"SELECT * EXCLUDE (_fresh) FROM {relation}", f"event_timestamp, {order}"
-            with replacement.vectors.ordered(cast(duckdb.DuckDBPyConnection, opened), query, by) as rows:
-                rows.write(temporary)
-        else:
-            opened.execute(
-                f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) {into(temporary)}"
-            )
-        if replacement.replacing is not None:
-            replacement.replacing(f"read_parquet({literal(temporary)})")
+def _copy(opened: SqlConnection, name: str, path: Path, relation: str, vectors: ContentVectors | None) -> None:
+    """Write the rows of a relation into a new file, in the order of a table."""
+    order = ", ".join(map(quoted, key_columns(name)))
+    if vectors is not None:
+        query, by = f"SELECT * EXCLUDE (_fresh) FROM {relation}", f"event_timestamp, {order}"
+        with vectors.ordered(cast(duckdb.DuckDBPyConnection, opened), query, by) as rows:
+            rows.write(path)
+        return
+    opened.execute(f"COPY (SELECT * EXCLUDE (_fresh) FROM {relation} ORDER BY event_timestamp, {order}) {into(path)}")

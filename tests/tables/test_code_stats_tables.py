@@ -194,12 +194,12 @@ def test_counts_that_lack_memory_are_computed_in_parts(tmp_path: Path, monkeypat
 
     original, relations = table_files._copy, []
 
-    def lacks_memory(opened: Any, replacement: Any, relation: str) -> None:
-        if "code_stats" in replacement.name:
-            relations.append((replacement.name, relation.partition("(")[0]))
+    def lacks_memory(opened: Any, name: str, path: Path, relation: str, vectors: Any) -> None:
+        if "code_stats" in name:
+            relations.append((name, relation.partition("(")[0]))
             if not relations[-1][1]:
                 raise duckdb.OutOfMemoryException("Out of Memory Error")
-        original(opened, replacement, relation)
+        original(opened, name, path, relation, vectors)
 
     monkeypatch.setattr(table_files, "_copy", lacks_memory)
     rng = random.Random(5)

@@ -185,11 +185,11 @@ def test_a_whole_build_that_lacks_memory_computes_in_parts_or_before_it_sorts(
     expected = tables_of(built(repo_path, world, START + 2 * DAY))
     original, relations = table_files._copy, []
 
-    def lacks_memory(opened, replacement, relation):  # type: ignore[no-untyped-def]
+    def lacks_memory(opened, name, path, relation, vectors):  # type: ignore[no-untyped-def]
         relations.append(relation.partition("(")[0] or "computed")
         if relations[-1] == "computed":
             raise duckdb.OutOfMemoryException("Out of Memory Error")
-        original(opened, replacement, relation)
+        original(opened, name, path, relation, vectors)
 
     again = repo_path.parent / "again"
     other = fresh_repo(again / "repo", again / "source")
