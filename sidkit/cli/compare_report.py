@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
@@ -80,10 +82,21 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
         "* better or worse: the interval over users, items and trainings excludes 0",
         f"positives: {counted}",
         *(f"no verdict on {name}: {small[name]}" for name in slices if small[name] is not None),
+        *_unequal_rows(auc),
     ]
     lines += [SAMPLED_METRICS] if evaluation.sampled_negatives else []
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _unequal_rows(rows: Sequence[Row]) -> list[str]:
+    """Why arms have no verdict against a shared baseline, once per arm."""
+    reasons = {
+        row.arm: f"no verdict on {row.arm} against {row.baseline}: {row.reason}"
+        for row in reversed(rows)
+        if row.verdict == "unequal rows" and row.baseline in {CODES_AS_FEATURES, CONTENT}
+    }
+    return list(reversed(reasons.values()))
 
 
 def _difference(row: Row | None) -> tuple[str, str]:

@@ -13,6 +13,9 @@ from ranking.experiments.comparison.trials import Plan
 from sidkit.core.clock import iso
 from sidkit.core.intervals import Verdict
 
+LATER = "_after"
+"""End of the names of shipped arms that are trained on the rows after the clicks which codebooks learn from."""
+
 
 @dataclass(frozen=True)
 class Baselines:
@@ -64,14 +67,14 @@ class Baselines:
         can make a ranker better, so that a difference would say nothing of the codes.
         """
         own, other = self.starts_us.get(arm), self.starts_us.get(baseline)
-        if own == other:
+        if own == other or (arm in self.of_rows and self.ablations.get(arm) == baseline):
             return None
         told = " and ".join(
             f"{name} on {'all' if start is None else f'those from {iso(start)} on'}"
             for name, start in ((arm, own), (baseline, other))
         )
-        after, remedy = f"{baseline}_after", ""
+        after, remedy = f"{baseline}{LATER}", ""
         if other is None and after != arm:
             named = f"{after}, or " if after in shipped_arms() else ""
-            remedy = f'; compare it with {named}a baseline that has training_rows = "after_clicks"'
+            remedy = f'; add {named}a baseline with training_rows = "after_clicks", to the arms'
         return f"training rows: {told}; later rows alone can make a difference{remedy}"

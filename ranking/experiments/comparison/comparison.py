@@ -52,6 +52,8 @@ from sidkit.tables.labelled_rows import log_moments, rows_per_event
 _POLL_SECONDS = 0.5
 _EVALUATION = "judge"
 """Name of the stage; unchanged so that repositories of earlier versions stay valid."""
+_VERDICTS = "no verdict on unequal rows"
+"""The newest rule of verdicts: evaluations by earlier rules are made again."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Comparison:
             return StageResult(evaluation.slices["all"].rows, files=(verdict,))
 
         marks = sorted(f"{trial.name} {trial.mark}" for trial in plan.all_trials)
-        self.stages.run(_EVALUATION, [self.name, marks], evaluate)
+        baselines = sorted(f"{arm} {baseline}" for arm, baseline in plan.ablation_baselines.items())
+        self.stages.run(_EVALUATION, [self.name, marks, baselines, _VERDICTS], evaluate)
         stages = tuple(StageTime(**stage) for stage in self.stages.report())
         trials = tuple(_time_of(trial, plan) for trial in plan.all_trials)
         return ComparisonResult(

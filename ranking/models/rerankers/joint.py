@@ -10,7 +10,7 @@ from ranking.models.rerankers.base import PADDING_TOKEN, RequestBatch, Reranker,
 from sidkit.core.errors import ConfigError
 
 _START = 0.05
-"""Standard deviation of the initial token vectors."""
+"""Standard deviation of the initial token vectors, and of the weights of their logits."""
 
 
 class JointReranker(Reranker):
@@ -46,6 +46,7 @@ class JointReranker(Reranker):
         with torch.no_grad():
             self.token.weight[1:].normal_(std=_START)
         self.strength = nn.Linear(1, spec.dim, bias=False)
+        nn.init.normal_(self.strength.weight, std=_START)  # larger, and tokens differ by the sign of their logit alone
         self.user = nn.Linear(shape.user_dim, spec.dim)
         self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.layers))
         self.vector = nn.Linear(shape.vector_dim + 1, spec.dim)

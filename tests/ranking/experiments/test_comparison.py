@@ -149,15 +149,30 @@ def test_an_arm_trains_on_the_rows_of_arms_with_codes_of_clicks_if_it_asks_for_t
     ]
     assert windows == [(True, True), (True, False), (False, False)]
     verdicts = {(row["arm"], row["baseline"]): row for row in facts["rows"] if row["baseline"]}
-    apart, itself = verdicts["id_codes_aspects", "id_codes"], verdicts["id_codes_after", "id_codes"]
-    assert apart["verdict"] == itself["verdict"] == "unequal rows"
-    rows = f"on those from {iso(origin.split.codebook_end_us)} on and id_codes on all; later rows alone can make a difference"
-    assert itself["reason"] == f"training rows: id_codes_after {rows}"
+    apart = verdicts["id_codes_aspects", "id_codes"]
+    assert apart["verdict"] == "unequal rows"
     assert apart["reason"] == (
-        f"training rows: id_codes_aspects {rows}; compare it with id_codes_after, or a baseline that has "
-        'training_rows = "after_clicks"'
+        f"training rows: id_codes_aspects on those from {iso(origin.split.codebook_end_us)} on and id_codes on all; later rows "
+        'alone can make a difference; add id_codes_after, or a baseline with training_rows = "after_clicks", to the arms'
     )
     assert verdicts["id_codes_aspects", "id_codes_after"]["verdict"] == "no evidence"  # as the reason advises
+    assert verdicts["id_codes_after", "id_codes"]["verdict"] == "no evidence"  # its rows are what the baseline lacks
+    console = Console(file=io.StringIO(), width=200)
+    print_comparison(console, ComparisonResult.of_json(facts, Path("arms.json")))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("no verdict on id_codes_aspects against id_codes: training rows: ") == 1
+
+
+def test_another_baseline_is_compared_without_another_training(tmp_path: Path) -> None:
+    found = {}
+    for baseline in ("id_codes_random", "id_codes_shuffled"):
+        own = arm_file(tmp_path, "own", f'representations = ["id", "sid"]\nbaseline = "{baseline}"\n')
+        facts = compare(tmp_path / "repo", ["id_codes_random", "id_codes_shuffled", own])[1]
+        found[baseline] = {row["baseline"] for row in facts["rows"] if row["arm"] == "own" and row["baseline"]}
+        trained = {unit["arm"]: unit["seconds"] for unit in facts["units"]}
+        assert found.setdefault("seconds", trained) == trained
+    assert found["id_codes_random"] == {"id_codes_random"}
+    assert found["id_codes_shuffled"] == {"id_codes_shuffled"}
 
 
 def frame_of(repo: Repo, codebook: str) -> str:

@@ -76,7 +76,7 @@ def test_numbers_of_the_papers_table_name_arms_too(tmp_path: Path) -> None:
         "id_content_joint", "id_content_joint_shuffled",
         "ccfrec_shuffled", "hisam", "hisam_shuffled", "id_codes_shared_private", "id_codes_mass",
         "id_codes_mass_shuffled", "id_content_codes_mass", "mmq", "mmq_shuffled",
-        "content_codes_after", "id_codes_after", "id_content_after",
+        "content_codes_after", "id_codes_after", "id_content_after", "id_content_graph_after",
     ]  # fmt: skip
     assert len({arm_name(paper_number(arm)) for arm in arm_names()} - {""}) == len(arm_names()) - len(unnumbered)
     text = 'title = "t"\nrepresentations = ["id"]\nbaseline = "A3_smile"\n'
