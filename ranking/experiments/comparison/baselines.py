@@ -27,6 +27,8 @@ class Baselines:
     """Arm and baseline -> why their difference says nothing of the arm's mechanism."""
     starts_us: Mapping[str, int | None] = field(default_factory=dict)
     """Arm -> time of its first training rows, microseconds UTC; None: those of the log."""
+    of_rows: frozenset[str] = frozenset()
+    """Arms whose training rows are what their ablation baseline lacks."""
 
     @classmethod
     def of(cls, plan: Plan, liveness: Liveness) -> Self:
@@ -34,17 +36,21 @@ class Baselines:
         starts = {
             trial.arm: plan.frames[trial.frame].split.train_start_us for trial in plan.trials if trial.origin == 0
         }
-        return cls(plan.ablation_baselines, without_verdict(plan, liveness), starts)
+        of_rows = frozenset(arm for arm, spec in plan.arms.items() if spec.training_rows == "after_clicks")
+        return cls(plan.ablation_baselines, without_verdict(plan, liveness), starts, of_rows)
 
     def among(self, arm: str, arms: Iterable[str]) -> list[str]:
         """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
 
-        The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``; ``id_codes`` itself is compared with its
-        control ``id_codes_shuffled``.
+        The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``, and for an arm that is trained on later rows
+        also those that are, ``id_codes_after`` and ``id_content_after``; ``id_codes`` itself is compared with its control
+        ``id_codes_shuffled``.
         """
         candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
         if arm == CODES_AS_FEATURES:
             candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
+        if self.starts_us.get(arm) is not None:
+            candidates += [f"{CODES_AS_FEATURES}{LATER}", f"{CONTENT}{LATER}"]
         candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
         present = set(arms)
         return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
