@@ -66,6 +66,11 @@ def test_a_result_larger_than_the_heap_is_read_and_a_heap_that_is_too_small_is_n
             "Answer from Java side is empty",
             r"its Java process does not answer, .* Set spark\.driver\.memory .* example 4g",
         ),
+        (
+            "py4j.reflection does not exist in the JVM",
+            r"its Java process does not answer, .* Set spark\.driver\.memory .* example 4g",
+        ),
+        ("my.Plugin does not exist in the JVM", r"building the table x: my\.Plugin does not exist in the JVM$"),
         ("TABLE_OR_VIEW_NOT_FOUND: nowhere\n\tat x", r"building the table x: TABLE_OR_VIEW_NOT_FOUND: nowhere$"),
     ],
 )

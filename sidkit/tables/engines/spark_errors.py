@@ -18,6 +18,8 @@ _MEMORY = (
     "Cannot broadcast the table",
 )
 _ENDED = ("Answer from Java side is empty", "Error while sending", "trying to connect to the Java server")
+_UNKNOWN = re.compile(r"(py4j|java|org\.apache\.spark)\.[\w.]+ does not exist in the JVM")
+"""What py4j says of its own names when the process has ended between two calls."""
 _DRIVER, _EXECUTOR, _RESULT = "spark.driver.memory", "spark.executor.memory", "spark.driver.maxResultSize"
 _DEFAULTS = {_DRIVER: "1g", _EXECUTOR: "1g", _RESULT: "1g"}
 _started: dict[str, str] = {}
@@ -63,7 +65,8 @@ def _refused(error: Exception) -> str | None:
         local = _started.get("spark.master", "local").startswith("local")
         of_driver = local or "in stage" not in text  # a task that fails on a cluster names its stage
         return f"its Java process ran out of memory. {_advice(_DRIVER if of_driver else _EXECUTOR)}"
-    if isinstance(error, Py4JNetworkError | ConnectionError | EOFError) or any(sign in text for sign in _ENDED):
+    ended = any(sign in text for sign in _ENDED) or _UNKNOWN.search(text) is not None
+    if ended or isinstance(error, Py4JNetworkError | ConnectionError | EOFError):
         return f"its Java process does not answer, mostly for want of memory. {_advice(_DRIVER)}"
     return next(iter([*of_worker, *lines]), type(error).__name__)
 
