@@ -67,7 +67,9 @@ class GateCurves:
 
 @dataclass(frozen=True)
 class Probes:
-    """Probe results by arm, for arms with a saved ranker; ``gates`` and ``attention`` omit arms without them."""
+    """Probe results by arm, for arms with a saved ranker that scores rows one by one; ``gates`` and ``attention`` omit arms
+    without them.
+    """
 
     mutation: dict[str, tuple[MutationStep, ...]]
     gates: dict[str, GateCurves]
@@ -75,14 +77,17 @@ class Probes:
 
 
 def probe(repo: Repo, plan: Plan) -> Probes:
-    """Probe the saved ranker of each arm: the first seed at the latest time origin."""
+    """Probe the saved ranker of each arm: the first seed at the latest time origin.
+
+    A re-ranker is left out: its scores depend on the whole request, of which a probe changes one row.
+    """
     from ranking.training.ranker import Ranker
 
     probes = Probes({}, {}, {})
     data: dict[str, Dataset] = {}
     for trial in plan.trials:
         details = plan.details(trial)
-        if trial.origin or trial.seed or details is None or details.ranker is None:
+        if trial.origin or trial.seed or details is None or details.ranker is None or plan.arms[trial.arm].reranker:
             continue
         if trial.frame not in data:
             data.clear()  # one frame at a time in memory

@@ -175,6 +175,15 @@ def test_another_baseline_is_compared_without_another_training(tmp_path: Path) -
     assert found["id_codes_shuffled"] == {"id_codes_shuffled"}
 
 
+def test_arms_of_every_kind_are_evaluated_together(tmp_path: Path) -> None:
+    names = ["id", "id_codes", "id_content", "id_content_joint", "id_content_bias", "gbdt", "blend"]
+    facts = compare(tmp_path / "repo", [*names, "content"])[1]
+    assert {row["arm"] for row in facts["rows"] if row["metric"] == "auc"} >= set(names)
+    assert {part["name"] for part in facts["liveness"]["id_content_joint"]} >= {"reranker.context"}
+    assert {"id", "id_codes", "id_content"} <= set(facts["probes"]["mutation"])
+    assert not {"id_content_joint", "id_content_bias", "gbdt", "blend"} & set(facts["probes"]["mutation"])
+
+
 def frame_of(repo: Repo, codebook: str) -> str:
     """The key of the frame with a codebook."""
     stages_ = json.loads((repo.runs / "comparison" / "stages.json").read_text())["stages"]
