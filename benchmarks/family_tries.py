@@ -25,16 +25,15 @@ from arms import with_settings
 from family import RESULTS, Compared, planned
 from family_page import system_parts
 from family_systems import SYSTEMS
-from mechanism_settings import ARM, SETTINGS
+from mechanism_settings import SETTINGS, of_arm, of_ranker
 from planning import record, results_of, with_rows
 
-from ranking.experiments.comparison.arms import ComparedArm, shipped_arms
+from ranking.experiments.comparison.arms import shipped_arms
 from ranking.experiments.comparison.comparison import data_name
-from ranking.experiments.comparison.trials import Trial, context_of
+from ranking.experiments.comparison.trials import Plan, Trial, context_of, train_trial
 from ranking.models.rerank_spec import RerankSpec
-from ranking.training.adapted_arm import adapted_arm
 from ranking.training.arm_spec import DERIVED
-from ranking.training.arms import ArmResult, TrainingContext, train_arm
+from ranking.training.arms import ArmResult, TrainingContext
 from ranking.training.liveness import PartLiveness
 from sidkit.core.repo import Repo
 
@@ -82,13 +81,12 @@ def idle(found: Mapping[str, Any]) -> list[str]:
 
 def tried(arm: Compared, names: set[str], settings: Mapping[str, Any], seeds: int) -> dict[str, Any]:
     """Validation AUC and what the named parts change with some settings, means over seeds."""
-    plan = arm.plan
-    spec = with_settings(plan.spec, {key: value for key, value in settings.items() if not key.startswith(ARM)})
-    changed = {key.removeprefix(ARM): value for key, value in settings.items() if key.startswith(ARM)}
-    own = plan.arms[arm.arm].model_copy(update=changed)
+    spec = with_settings(arm.plan.spec, of_ranker(settings))
+    own = arm.plan.arms[arm.arm].model_copy(update=of_arm(settings))
+    plan = replace(arm.plan, spec=spec, arms={**arm.plan.arms, arm.arm: own})
     context = context_of(Repo.open(plan.repo), plan.frames[arm.trials[0].frame], spec)
     context = replace(context, liveness=True, first_epoch=False)
-    results = [trained(arm, own, context, trial) for trial in arm.trials[:seeds]]
+    results = [trained(arm, plan, context, trial) for trial in arm.trials[:seeds]]
     aucs = [result.validation_auc for result in results]
     deviation = float(np.std(aucs, ddof=1)) if seeds > 1 else None
     parts: dict[str, list[PartLiveness]] = {}
@@ -104,15 +102,10 @@ def tried(arm: Compared, names: set[str], settings: Mapping[str, Any], seeds: in
     }
 
 
-def trained(arm: Compared, own: ComparedArm, context: TrainingContext, trial: Trial) -> ArmResult:
-    """The arm with other settings and the seed of a trial; an adapter corrects what its frozen arm predicted."""
-    if own.kind != "adapter":
-        return train_arm(context, arm.arm, own, trial.seed, f"{arm.arm}-{trial.seed}")
-    members = arm.plan.members(trial)
-    planning.work(replace(arm.plan, trials=tuple(members.values()), loss_trials=()), 1)
-    paths = {name: arm.plan.path(member) for name, member in members.items()}
-    delay_us = Repo.open(arm.plan.repo).settings.time.delay_us
-    return adapted_arm(arm.arm, trial.seed, own, context.validation, context.test, paths, delay_us)
+def trained(arm: Compared, plan: Plan, context: TrainingContext, trial: Trial) -> ArmResult:
+    """The arm with the settings of a plan; what it is made of, such as a frozen arm, has its own."""
+    planning.work(replace(arm.plan, trials=tuple(plan.members(trial).values()), loss_trials=()), 1)
+    return train_trial(plan, trial, context)
 
 
 def averaged(name: str, parts: list[PartLiveness], deviation: float | None) -> dict[str, Any]:

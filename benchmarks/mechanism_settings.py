@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 ARM = "arm."
@@ -17,6 +18,18 @@ _LEARNT = {
 _TRANSFER = {**_LEARNT, "model.transfer_weight": 1.0, "model.transfer_temperature": 0.1}
 _CONTRAST = {**_LEARNT, "model.contrast_weight": 1.0, "model.opq_scale": 2.0}
 _NO_STATISTICS = {"arm.features": ("!*code_*",)}
+
+
+def of_ranker(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings that are keys of ``[ranker]``."""
+    return {key: value for key, value in settings.items() if not key.startswith(ARM)}
+
+
+def of_arm(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings that are keys of an arm, by these keys."""
+    return {key.removeprefix(ARM): value for key, value in settings.items() if key.startswith(ARM)}
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "before": {},
     "codes": {"training.code_table_learning_rate": 5e-4},

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from arms import ROOT, with_settings
 from loss_effects import contrast_batches, first_batches, fitted_of, loss_facts, model_with
-from mechanism_settings import ARM, FOR_ARMS, SETTINGS
+from mechanism_settings import FOR_ARMS, SETTINGS, of_arm, of_ranker
 
 from ranking.data.dataset import Dataset
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, difference
@@ -96,7 +96,7 @@ def spec_of(options: argparse.Namespace) -> RankerSpec:
 
 def ranker_of(spec: RankerSpec, setting: str) -> RankerSpec:
     """The settings of rankers with those of :data:`SETTINGS`."""
-    return with_settings(spec, {key: value for key, value in SETTINGS[setting].items() if not key.startswith(ARM)})
+    return with_settings(spec, of_ranker(SETTINGS[setting]))
 
 
 def settings_for(arm: str) -> list[str]:
@@ -106,8 +106,7 @@ def settings_for(arm: str) -> list[str]:
 
 def arm_of(arm: ComparedArm, setting: str) -> ComparedArm:
     """An arm with those of :data:`SETTINGS` that are keys of an arm."""
-    own = {key.removeprefix(ARM): value for key, value in SETTINGS[setting].items() if key.startswith(ARM)}
-    return arm.model_copy(update=own)
+    return arm.model_copy(update=of_arm(SETTINGS[setting]))
 
 
 def planned(data: str, options: argparse.Namespace) -> tuple[Plan, dict[str, TrainingContext]]:

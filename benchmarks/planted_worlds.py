@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidkit.core.arrays import Doubles, Ints
+from sidkit.core.config import SplitSettings
 from sidkit.datasets.synthetic import Sizes, write_world
 
-TRAINING = 0.8
+TRAINING = SplitSettings().train
 """Share of the log before its validation rows, as in the settings of a new repository."""
 CLICKED_PAGES = 0.9
 STEEP = 3.0

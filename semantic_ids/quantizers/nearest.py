@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sidkit.core.arrays import Codes, Doubles, Floats
+from sidkit.core.arrays import Codes, Doubles, Floats, Ints
 
 _CELLS = 2**19  # scores held at once: 2 MB, which fit in cache
 _BEAM_CELLS = 2**18  # distances held at once by a beam: 1 MB, which fit in cache
@@ -115,16 +115,11 @@ class NearestPaths:
     def _decided(self, residuals: Floats, near: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
         """The nearest of the cells marked ``near`` for each row, in double precision; every row has at least ``width``."""
         row, cell = np.nonzero(near)
-        distance = np.empty(len(row), dtype=np.float32)
-        step = max(1, _CELLS // residuals.shape[2])
-        for start in range(0, len(row), step):
-            part = slice(start, start + step)
-            path, code = np.divmod(cell[part], len(self._wide))
-            difference = residuals[row[part], path] - self._wide[code]
-            with np.errstate(over="ignore"):
-                distance[part] = np.einsum("pd,pd->p", difference, difference)
+        path, code = np.divmod(cell, len(self._wide))
+        count, paths, dim = residuals.shape
+        distance = _distances(residuals.reshape(-1, dim), row * paths + path, self._wide, code)
         order = np.lexsort((cell, distance, row))
-        first = np.searchsorted(row, np.arange(len(near)))
+        first = np.searchsorted(row, np.arange(count))
         nearest_cells: npt.NDArray[np.int64] = cell[order[first[:, None] + np.arange(width)]]
         return nearest_cells
 
@@ -143,14 +138,22 @@ def _margin(norm: Floats, longest: float, dim: int) -> Floats:
 def _decided(rows: Floats, codebook: Doubles, near: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """The nearest of the codes marked ``near`` for each row, in double precision; every row has at least one."""
     row, code = np.nonzero(near)
-    distance = np.empty(len(row), dtype=np.float32)
-    step = max(1, _CELLS // rows.shape[1])
-    for start in range(0, len(row), step):
-        difference = rows[row[start : start + step]] - codebook[code[start : start + step]]
-        distance[start : start + step] = np.einsum("pd,pd->p", difference, difference)
+    distance = _distances(rows, row, codebook, code)
     lowest = np.minimum.reduceat(distance, np.searchsorted(row, np.arange(len(rows))))
     closest = np.flatnonzero(distance == lowest[row])
     return code[closest[np.unique(row[closest], return_index=True)[1]]]
+
+
+def _distances(rows: Floats, row: Ints, codebook: Doubles, code: Ints) -> Floats:
+    """Squared distances of pairs of a row and a codeword, of differences in double precision, ``float32 [pairs]``."""
+    distance = np.empty(len(row), dtype=np.float32)
+    step = max(1, _CELLS // rows.shape[1])
+    with np.errstate(over="ignore"):
+        for start in range(0, len(row), step):
+            part = slice(start, start + step)
+            difference = rows[row[part]] - codebook[code[part]]
+            distance[part] = np.einsum("pd,pd->p", difference, difference)
+    return distance
 
 
 def squared_distances(rows: Floats, codebook: Floats) -> Floats:

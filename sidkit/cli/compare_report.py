@@ -91,12 +91,11 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
 
 def _unequal_rows(rows: Sequence[Row]) -> list[str]:
     """Why arms have no verdict against a shared baseline, once per arm."""
-    reasons = {
-        row.arm: f"no verdict on {row.arm} against {row.baseline}: {row.reason}"
-        for row in reversed(rows)
-        if row.verdict == "unequal rows" and row.baseline in {CODES_AS_FEATURES, CONTENT}
-    }
-    return list(reversed(reasons.values()))
+    reasons: dict[str, str] = {}
+    for row in rows:
+        if row.verdict == "unequal rows" and row.baseline in {CODES_AS_FEATURES, CONTENT}:
+            reasons.setdefault(row.arm, f"no verdict on {row.arm} against {row.baseline}: {row.reason}")
+    return list(reasons.values())
 
 
 def _difference(row: Row | None) -> tuple[str, str]:

@@ -333,7 +333,9 @@ def _build(repo: Repo, plan: _Plan, as_of_us: int, now_us: int, work: ShardedWor
                     of_values = [view for view, attribute in affinity.items() if attribute != ITEM_ID]
                     changed |= dict.fromkeys(of_values, "item_attributes got versions of earlier times")
                 _withdraw(opened, repo.tables, name, log, known, now_us)
-                rows[name], new[name] = write_table(opened, name, path, known, vectors)
+                rows[name], new[name] = write_table(
+                    opened, name, path, None if known is None else known["rows"].get(name), vectors
+                )
     noted["shapes"] = {name: table.shapes for name, table in attributes.items()}
     files = hashes_of(repo.tables, [f"{name}.parquet" for name in rows])
     manifest = {"as_of_us": as_of_us, "log": log.consumed, "rows": rows, "files": files, **noted}

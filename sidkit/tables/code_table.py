@@ -10,14 +10,14 @@ from typing import Any
 import duckdb
 
 from sidkit.core.code_stats import SID_PREFIX
-from sidkit.core.engine import into, literal, quoted, set_variables
+from sidkit.core.engine import literal, quoted, set_variables
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.integrity import checked, replaced
+from sidkit.core.integrity import checked
 from sidkit.core.repo import Repo
 from sidkit.tables.counts import count_events, next_window_us, read_events
 from sidkit.tables.keys import key_columns
 from sidkit.tables.log import Log
-from sidkit.tables.table_files import parts_of, write_all
+from sidkit.tables.table_files import parts_of, write_all, write_table
 from sidkit.tables.withdrawn import withdraw
 
 _SQL = Path(__file__).parent
@@ -140,7 +140,8 @@ class CodeTable:
         recoded = self._prepare(opened, "true")
         opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {self._merged()}")
         self._withdraw(opened, recoded=recoded)
-        return self._write(opened)
+        stored = _count(opened, f"SELECT count(*) FROM {self._stored}")
+        return write_table(opened, self._name, self._path, stored, manifest=self._manifest)[1]
 
     def _parts(self, opened: duckdb.DuckDBPyConnection) -> int:
         """The parts by a hash of the user in which all rows are computed: an event counts once for each prefix of its item.
@@ -295,14 +296,3 @@ class CodeTable:
             return  # the rows of a damaged table are unknown
         early = "epoch_us(event_timestamp) <= getvariable('as_of_us')"
         withdraw(opened, self._repo.tables, self._name, f"SELECT * FROM {self._stored} AS old WHERE {early}", new)
-
-    def _write(self, opened: duckdb.DuckDBPyConnection) -> int:
-        counted = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
-        if counted[1] or counted[0] != _count(opened, f"SELECT count(*) FROM {self._stored}"):
-            with replaced(self._path, self._manifest) as temporary:
-                opened.execute(
-                    f"COPY (SELECT * EXCLUDE _fresh FROM written ORDER BY event_timestamp, {self._listed_keys}) "
-                    f"{into(temporary)}"
-                )
-        opened.execute("DROP TABLE written")
-        return int(counted[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import duckdb
 import pyarrow.parquet as pq
@@ -56,38 +56,29 @@ def write_all(
     replacing : callable, optional
         Called with the relation of the new rows before they replace the file.
     """
+
+    def compute(temporary: Path, parts: int) -> None:
+        try:
+            if parts > 1:
+                _copy_parts(opened, name, temporary, rows_of, parts, spill)
+            else:
+                _copy(opened, name, temporary, f"({rows_of('true')})", vectors)
+        except duckdb.OutOfMemoryException:
+            if parts >= _MOST_PARTS:
+                raise
+            if parts:
+                compute(temporary, 4 * parts)
+                return
+            # To compute the rows and to sort them, one after the other, needs less.
+            opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
+            _copy(opened, name, temporary, "written", vectors)
+            opened.execute("DROP TABLE written")
+
     with replaced(path, manifest or path.parent / MANIFEST) as temporary:
-        _compute(opened, name, temporary, rows_of, parts, spill, vectors)
+        compute(temporary, parts)
         if replacing is not None:
             replacing(f"read_parquet({literal(temporary)})")
     return int(pq.read_metadata(path).num_rows)
-
-
-def _compute(
-    opened: SqlConnection,
-    name: str,
-    path: Path,
-    rows_of: Callable[[str], str],
-    parts: int,
-    spill: Path,
-    vectors: ContentVectors | None,
-) -> None:
-    """Write the rows of a table into a new file; see :func:`write_all`."""
-    try:
-        if parts > 1:
-            _copy_parts(opened, name, path, rows_of, parts, spill)
-        else:
-            _copy(opened, name, path, f"({rows_of('true')})", vectors)
-    except duckdb.OutOfMemoryException:
-        if parts >= _MOST_PARTS:
-            raise
-        if parts:
-            _compute(opened, name, path, rows_of, 4 * parts, spill, vectors)
-            return
-        # To compute the rows and to sort them, one after the other, needs less.
-        opened.execute(f"CREATE OR REPLACE TEMP TABLE written AS {rows_of('true')}")
-        _copy(opened, name, path, "written", vectors)
-        opened.execute("DROP TABLE written")
 
 
 def parts_of(events: int, memory_limit: str) -> int:
@@ -114,16 +105,17 @@ def write_table(
     opened: SqlConnection,
     name: str,
     path: Path,
-    before: dict[str, Any] | None,
+    rows_before: int | None,
     vectors: ContentVectors | None = None,
+    manifest: Path | None = None,
 ) -> tuple[int, int]:
     """Write the relation ``written`` if it differs from the table; return its number of rows and of new rows.
 
-    ``vectors`` is where those of its rows lie, if they refer to them.
+    ``rows_before`` is the table's number of rows, None if all are written; the others are those of :func:`write_all`.
     """
     counts = opened.execute("SELECT count(*), count(*) FILTER (_fresh) FROM written").fetchone() or (0, 0)
-    if before is None or counts[1] or counts[0] != before["rows"].get(name):
-        with replaced(path, path.parent / MANIFEST) as temporary:
+    if counts[1] or counts[0] != rows_before:
+        with replaced(path, manifest or path.parent / MANIFEST) as temporary:
             _copy(opened, name, temporary, "written", vectors)
     opened.execute("DROP TABLE written")
     return int(counts[0]), int(counts[1])

@@ -16,8 +16,8 @@ def test_a_process_does_not_report_the_peak_of_the_one_that_started_it() -> None
     held = np.ones(50_000_000)  # 381 MiB
     before = own_peak_rss_mb()
     assert before > 381 == held.nbytes // 2**20
-    told = subprocess.run([sys.executable, "-c", PRINTED], capture_output=True, text=True, check=True).stdout
-    assert 5 < float(told) < 200
+    printed = subprocess.run([sys.executable, "-c", PRINTED], capture_output=True, text=True, check=True).stdout
+    assert 5 < float(printed) < 200
 
 
 def test_the_peak_counts_what_is_freed_and_the_children_too() -> None:

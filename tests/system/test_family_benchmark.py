@@ -178,9 +178,7 @@ def test_the_table_of_planted_worlds_has_a_row_per_system(page: ModuleType) -> N
     ]
 
 
-def test_a_page_of_the_competing_world_has_one_click_at_most_and_the_shifted_one_changes_after_the_training_rows() -> (
-    None
-):
+def test_planted_worlds_have_one_click_per_page_and_shifts_after_the_training_rows() -> None:
     worlds = importlib.import_module("planted_worlds")
     rng = np.random.default_rng(0)
     page, logit = np.repeat(np.arange(3000), 8), rng.standard_normal(24_000)

@@ -238,7 +238,7 @@ def test_an_update_killed_around_its_record_is_repeated_with_the_same_result(
     write_world(tmp_path / "source", EVENTS)
     ingest(repo)
     with monkeypatch.context() as killed:
-        killed.delattr(f"sidkit.tables.{'code_stats.update_sealed' if when == 'after' else 'code_table.replaced'}")
+        killed.delattr(f"sidkit.tables.{'code_stats.update_sealed' if when == 'after' else 'code_table.write_table'}")
         with pytest.raises(NameError):
             build_tables(repo, END)
     build_tables(repo, END)

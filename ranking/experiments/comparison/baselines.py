@@ -75,7 +75,7 @@ class Baselines:
         own, other = self.starts_us.get(arm), self.starts_us.get(baseline)
         if own == other or (arm in self.of_rows and self.ablations.get(arm) == baseline):
             return None
-        told = " and ".join(
+        rows = " and ".join(
             f"{name} on {'all' if start is None else f'those from {iso(start)} on'}"
             for name, start in ((arm, own), (baseline, other))
         )
@@ -83,4 +83,4 @@ class Baselines:
         if other is None and after != arm:
             named = f"{after}, or " if after in shipped_arms() else ""
             remedy = f'; add {named}a baseline with training_rows = "after_clicks", to the arms'
-        return f"training rows: {told}; later rows alone can make a difference{remedy}"
+        return f"training rows: {rows}; later rows alone can make a difference{remedy}"

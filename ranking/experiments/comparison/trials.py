@@ -200,7 +200,7 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
         contexts[trial.frame] = _context(plan, trial)
     context = contexts[trial.frame]
     started, cpu_started = time.monotonic(), time.process_time()
-    result = _trained(plan, trial, context, progress)
+    result = train_trial(plan, trial, context, progress)
     details = TrialDetails(
         **{
             **vars(result.details),
@@ -217,7 +217,8 @@ def _run(plan: Plan, trial: Trial, contexts: dict[str, TrainingContext], progres
     progress.stage_finished(trial.done(details, reused=False))
 
 
-def _trained(plan: Plan, trial: Trial, context: TrainingContext, progress: Progress) -> ArmResult:
+def train_trial(plan: Plan, trial: Trial, context: TrainingContext, progress: Progress = SILENT) -> ArmResult:
+    """Train the arm of a trial; the predictions of the arms that it is made of must be saved."""
     spec = plan.arms[trial.arm]
     paths = {arm: plan.path(member) for arm, member in plan.members(trial).items()}
     if spec.kind == "adapter":
