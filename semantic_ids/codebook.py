@@ -21,7 +21,7 @@ from semantic_ids.quantizers import QUANTIZER_NAMES, Quantizer
 from semantic_ids.quantizers.base import CodeGroup
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Codes, Floats
-from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
+from sidkit.core.artifact import read_manifest, reading, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
@@ -201,16 +201,14 @@ class Codebook:
         check_kind(folder, manifest, "codebook")
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
-        try:
+        with reading(folder, manifest):
             config = read_json(folder / CONFIG)
             tensors = load_file(folder / TENSORS)
             encoder = make_encoder(**config["encoder"])
             quantizer = make_quantizer(**config["quantizer"])
             neighbours = NeighbourLists.read(folder / LISTS)
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
-        encoder.load_tensors(tensors_under(tensors, "encoder."))
-        quantizer.load_tensors(tensors_under(tensors, "quantizer."))
+            encoder.load_tensors(tensors_under(tensors, "encoder."))
+            quantizer.load_tensors(tensors_under(tensors, "quantizer."))
         return cls(manifest["name"], encoder, quantizer, config["beam"], neighbours)
 
 

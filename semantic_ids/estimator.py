@@ -20,7 +20,7 @@ import numpy.typing as npt
 from semantic_ids.estimator_files import CONFIG, TENSORS, check_kind, existing_folder, write_tensors
 from semantic_ids.pairs.given import item_pairs
 from semantic_ids.pairs.mining import ItemPairs
-from sidkit.core.artifact import read_manifest, write_artifact
+from sidkit.core.artifact import read_manifest, reading, write_artifact
 from sidkit.core.errors import ArtifactCorruptError, ArtifactError, ConfigError, FitError
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
@@ -203,13 +203,11 @@ class Estimator(ABC):
         verify_all(folder, manifest)
         from safetensors.numpy import load_file
 
-        try:
+        with reading(folder, manifest):
             config = read_json(folder / CONFIG)
             kind = cls._class_of(folder, config["class"], config["name"])
             arguments = {key: _from_json(value) for key, value in config["arguments"].items()}
             estimator = kind(**kind.arguments_of_release(arguments)).load_tensors(load_file(folder / TENSORS))
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         if config["n_features_in"] is not None:
             estimator.n_features_in_ = config["n_features_in"]
         return estimator

@@ -19,7 +19,7 @@ from ranking.training.adapters.base import Adapter, AdapterRows
 from ranking.training.mixing import logits, probabilities
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.arrays import Doubles
-from sidkit.core.artifact import read_manifest, write_artifact
+from sidkit.core.artifact import read_manifest, reading, write_artifact
 from sidkit.core.errors import ArtifactCorruptError, ArtifactMissingError
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
@@ -127,7 +127,7 @@ class AdaptedRanker:
         manifest = read_manifest(folder, verify=False)
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
-        try:
+        with reading(folder, manifest):
             values = read_json(folder / CONFIG)
             columns = values.pop("content_columns")
             tupled = {name: tuple(values[name]) for name in ("sizes", "scorers")}
@@ -136,8 +136,6 @@ class AdaptedRanker:
                 content_columns=None if columns is None else tuple(columns),
             )
             adapter = ADAPTER_NAMES.find(config.adapter).of_table(pq.read_table(folder / TABLE))
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         folders = [folder.parent / name for name in config.scorers]
         for path in folders:
             _check_scorer(folder, path, manifest)

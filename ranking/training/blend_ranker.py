@@ -17,8 +17,7 @@ from ranking.training.count_gate import CountGate, gate_features
 from ranking.training.mixing import logits, probabilities
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.arrays import Doubles
-from sidkit.core.artifact import read_manifest, write_artifact
-from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.artifact import read_manifest, reading, write_artifact
 from sidkit.core.files import read_json
 
 KIND = "blend_ranker"
@@ -95,8 +94,8 @@ class BlendRanker:
         ArtifactError
             When the folder is missing or modified.
         """
-        read_manifest(folder)
-        try:
+        manifest = read_manifest(folder)
+        with reading(folder, manifest):
             values = read_json(folder / CONFIG)
             columns = values.pop("content_columns")
             config = BlendConfig(
@@ -105,8 +104,6 @@ class BlendRanker:
             )
             members = {name: load_member(folder / MEMBERS / name) for name in sorted(config.weights)}
             return cls(members, config)
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
 
 
 def save_blend(

@@ -19,8 +19,7 @@ from ranking.training.boosting_spec import BoostingSpec
 from ranking.training.gbdt import SavedTrees, boosted_features
 from ranking.training.serving_spec import ServingSpec
 from sidkit.core.arrays import Doubles
-from sidkit.core.artifact import read_manifest, write_artifact
-from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.artifact import read_manifest, reading, write_artifact
 from sidkit.core.files import read_json
 
 KIND = "boosted_ranker"
@@ -119,12 +118,10 @@ class BoostedRanker:
         """
         from safetensors.numpy import load_file
 
-        read_manifest(folder)
-        try:
+        manifest = read_manifest(folder)
+        with reading(folder, manifest):
             config = BoostedConfig.of_json(read_json(folder / CONFIG))
             trees = BoostedTrees.of_arrays(load_file(folder / TREES))
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         return cls(trees, config)
 
 

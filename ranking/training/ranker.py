@@ -31,7 +31,7 @@ from ranking.training.loop import predict
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.neighbour_lists import NeighbourLists
 from semantic_ids.quantizers import Quantizer
-from sidkit.core.artifact import read_manifest, tensors_under, write_artifact
+from sidkit.core.artifact import read_manifest, reading, tensors_under, write_artifact
 from sidkit.core.errors import ArtifactCorruptError
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
@@ -164,14 +164,12 @@ class Ranker:
         manifest = read_manifest(folder, verify=False)
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
-        try:
+        with reading(folder, manifest):
             config = RankerConfig.of_json(read_json(folder / CONFIG))
             vocabulary = Vocabulary(pq.read_table(folder / VOCABULARY).column("item_id"))
             tensors = load_file(folder / TENSORS)
             model = make_model(config, vocabulary, _fitted_in(tensors, config))
             model.load_state_dict(tensors)
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         if config.numeric != feature_names(config.schema):
             raise ArtifactCorruptError(
                 folder, "was trained on other numeric features than this version of sidkit computes"

@@ -17,8 +17,8 @@ from ranking.training.external_ranker import EXTERNAL_RANKERS, ExternalRanker
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.records import CodebookRecord
 from sidkit.core.arrays import Doubles
-from sidkit.core.artifact import read_manifest, write_artifact
-from sidkit.core.errors import ArtifactCorruptError, PluginError
+from sidkit.core.artifact import read_manifest, reading, write_artifact
+from sidkit.core.errors import PluginError
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
 from sidkit.core.plugins import described, load_plugins, write_sources
@@ -110,15 +110,13 @@ class RegisteredRanker:
         manifest = read_manifest(folder, verify=False)
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
-        try:
+        with reading(folder, manifest):
             values = read_json(folder / CONFIG)
             columns = values.pop("content_columns")
             config = RegisteredConfig(
                 **{**values, "sizes": tuple(values["sizes"]), "schema": FeatureSchema.of_json(values["schema"])},
                 content_columns=None if columns is None else tuple(columns),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         return cls(loaded(EXTERNAL_RANKERS.find(config.ranker_class), folder / MODEL), config, codebook)
 
 

@@ -17,8 +17,7 @@ from ranking.training.ranker import METRICS, Ranker, RankerConfig
 from ranking.training.rerank_inputs import RequestBatches, shape_of
 from ranking.training.rerank_training import changed_logits
 from sidkit.core.arrays import Doubles
-from sidkit.core.artifact import read_manifest, write_artifact
-from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.artifact import read_manifest, reading, write_artifact
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
 from sidkit.core.plugins import described, load_plugins, write_sources
@@ -115,11 +114,9 @@ class RerankedRanker:
         load_plugins(folder, manifest)
         verify_all(folder, manifest)
         base = Ranker.load(folder / BASE)
-        try:
+        with reading(folder, manifest):
             settings = read_json(folder / CONFIG)
             name = settings["reranker"]
             reranker = RERANKER_NAMES.find(name)(shape_of(base), RerankSpec(**settings["rerank"]))
             reranker.load_state_dict(load_file(folder / TENSORS))
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise ArtifactCorruptError(folder, f"cannot be read ({type(error).__name__}: {error})") from error
         return cls(base, reranker.eval(), name)

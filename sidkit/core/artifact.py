@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,8 @@ from sidkit.core.integrity import MANIFEST, MANIFEST_HASH, hashes_of, is_sealed,
 T = TypeVar("T")
 
 _LIBRARIES = ("sidkit", "feast", "duckdb", "numpy", "pyarrow", "faiss-cpu", "torch", "scikit-learn")
+_CAUSE = 300
+"""Characters of an error that a user sees: torch lists all weights."""
 
 
 def write_artifact(folder: Path, describe: Mapping[str, Any], write_files: Callable[[Path], None]) -> dict[str, Any]:
@@ -109,6 +113,28 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         verify_all(folder, manifest)
     checked_manifest: dict[str, Any] = manifest
     return checked_manifest
+
+
+@contextmanager
+def reading(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Read the content of an artefact whose hashes were verified: what fails is not damaged, but another version's.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        When the content is not what the installed version of sidkit expects. Errors of sidkit pass as they are.
+    """
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        cause = textwrap.shorten(f"{type(error).__name__}: {error}", _CAUSE, placeholder=" ...")
+        here, written = (known.get("sidkit", "?") for known in (_library_versions(), manifest.get("libraries", {})))
+        other = f"install sidkit {written}, or " if written not in (here, "?") else ""
+        raise ArtifactCorruptError(
+            folder,
+            f"cannot be read by sidkit {here}; its files are as sidkit {written} wrote them ({cause})",
+            f"{other}delete the folder and run the command that made it again",
+        ) from error
 
 
 def discard_damaged(folder: Path) -> bool:

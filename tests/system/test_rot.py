@@ -3,6 +3,7 @@ discarded and made again."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from helpers.commands import Answer, ask, ask_well
 from helpers.frozen_repo import PRESET, expected, frame, score, usable
@@ -24,7 +26,7 @@ from ranking.training.arms import ArmDetails, ArmResult
 from ranking.training.predictions import read_predictions, write_predictions
 from semantic_ids.catalog import Catalog
 from sidkit.core.errors import ArtifactCorruptError
-from sidkit.core.integrity import checked
+from sidkit.core.integrity import checked, seal_folder
 from sidkit.core.repo import Repo
 
 CODEBOOK = expected()["codebook"]
@@ -200,6 +202,35 @@ def made_again(repo: Path, path: Path, preset: Path) -> None:
     assert refused.code == 1 and str(path) in refused.err and "`sidkit run" in refused.err
     assert DISCARDED in run(repo, preset).err
     assert path.parent.joinpath("tensors.safetensors").read_bytes() == before
+
+
+def of_another_version(folder: Path) -> str:
+    """Make an artefact one of a version whose tensors had other names; returns that version."""
+    tensors, version = folder / "tensors.safetensors", "9.0.0"
+    save_file({f"former.{name}": value for name, value in load_file(tensors).items()}, tensors)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    seal_folder(folder, {**manifest, "libraries": {**manifest["libraries"], "sidkit": version}})
+    return version
+
+
+@pytest.mark.parametrize("kind", ["rankers", "codebooks"])
+def test_an_artefact_of_another_version_is_said_to_be_one_and_is_made_again_once_it_is_deleted(
+    repo: Path, tmp_path: Path, kind: str
+) -> None:
+    preset = tmp_path / "own.toml"
+    preset.write_text(PRESET.read_text().replace("sizes = [4, 4, 4]", "sizes = [4, 4]"))
+    run(repo, preset)
+    serving = Catalog.open(Repo.open(repo)).serving_ranker()
+    folder = repo / "artifacts" / kind / (serving.name if kind == "rankers" else serving.codebook)
+    before = score(repo)
+    version = of_another_version(folder)
+    refused = ask("score", "--repo", repo, "--user", "u1", "--items", "i1", "--at", expected()["at"])
+    assert refused.code == 1 and len(refused.err.strip().splitlines()) == 1, refused.err
+    assert f"{folder}: cannot be read by sidkit" in refused.err and f"as sidkit {version} wrote them" in refused.err
+    assert f"install sidkit {version}, or delete the folder and run the command that made it again" in refused.err
+    shutil.rmtree(folder)
+    assert DISCARDED not in run(repo, preset).err
+    assert score(repo) == before
 
 
 CACHES = (
