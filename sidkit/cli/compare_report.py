@@ -9,7 +9,8 @@ from rich.text import Text
 
 from ranking.data.rows_used import rows_summary
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES, CONTENT, paper_number
-from ranking.experiments.comparison.results import ComparisonResult, Row
+from ranking.experiments.comparison.baselines import of_idea
+from ranking.experiments.comparison.results import ComparisonEvaluation, ComparisonResult, Row
 from ranking.experiments.comparison.tables import SHORT, budgets
 from ranking.training.calibration import SAMPLED_METRICS
 from sidkit.cli.liveness_report import print_liveness
@@ -17,11 +18,15 @@ from sidkit.cli.tables import Rows, print_table
 from sidkit.core.intervals import EVIDENCE, too_small
 from sidkit.core.records import record_json
 
+IDEAS = ("all", "cold")
+"""Slices of the table of ideas."""
+
 
 def print_comparison(console: Console, result: ComparisonResult) -> None:
-    """Print parameter counts, the short AUC table with differences to ``id_codes``, liveness, and durations."""
+    """Print parameter counts, AUC with differences to plain arms, what the ideas of arms give, liveness, and durations."""
     _print_parameters(console, result)
     _print_aucs(console, result)
+    _print_ideas(console, result.evaluation)
     print_liveness(console, result.evaluation.liveness)
     console.print()
     for number, origin in enumerate(result.origins):
@@ -87,6 +92,31 @@ def _print_aucs(console: Console, result: ComparisonResult) -> None:
     lines += [SAMPLED_METRICS] if evaluation.sampled_negatives else []
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _print_ideas(console: Console, evaluation: ComparisonEvaluation) -> None:
+    """Print the differences of arms to the same inputs without their idea, and to their controls."""
+    slices = [name for name in IDEAS if name in evaluation.slices]
+    by = {(row.arm, row.slice, row.baseline): row for row in evaluation.rows if row.metric == "auc"}
+    rows = []
+    for arm, facts in evaluation.arms.items():
+        cells = [
+            [name, baseline, *_difference(row), row.verdict or ""]
+            for name in slices
+            for baseline in of_idea(arm, facts.baseline)
+            if (row := by.get((arm, name, baseline))) is not None
+        ]
+        if cells:
+            rows.append(Rows(arm, cells))
+    if rows:
+        title = "AUC minus that of the same inputs without the idea, and of controls"
+        print_table(
+            console,
+            title,
+            ("arm", "slice", "compared with", "difference", "interval", "outcome"),
+            rows,
+            left=("slice", "compared with", "outcome"),
+        )
 
 
 def _unequal_rows(rows: Sequence[Row]) -> list[str]:

@@ -15,6 +15,19 @@ from sidkit.core.intervals import Verdict
 
 LATER = "_after"
 """End of the names of shipped arms that are trained on the rows after the clicks which codebooks learn from."""
+CONTROLS = ("_shuffled", "_random")
+"""Ends of the names of controls: the arm of the name before, with its codes, neighbours, counts or rows made meaningless."""
+
+
+def is_control(arm: str) -> bool:
+    """Whether an arm is the control of another one, by its name."""
+    return arm.endswith(CONTROLS)
+
+
+def of_idea(arm: str, ablation: str | None) -> list[str]:
+    """What tests the idea of an arm: its ablation baseline, the same on later rows, and its controls, run or not."""
+    same_inputs = [] if ablation is None else [ablation, f"{ablation}{LATER}"]
+    return [*same_inputs, *(f"{arm}{end}" for end in CONTROLS)]
 
 
 @dataclass(frozen=True)
@@ -40,18 +53,19 @@ class Baselines:
         return cls(plan.ablation_baselines, without_verdict(plan, liveness), starts, of_rows)
 
     def among(self, arm: str, arms: Iterable[str]) -> list[str]:
-        """Return the baselines of an arm that were run: the shared ones, then its ablation baseline.
+        """Return the baselines of an arm that were run: the shared ones, its ablation baseline, and its controls.
 
         The shared baselines are ``id_codes``, ``id_content``, ``id`` and ``gbdt``, and for an arm that is trained on later rows
-        also those that are, ``id_codes_after`` and ``id_content_after``; ``id_codes`` itself is compared with its control
-        ``id_codes_shuffled``.
+        also those that are, ``id_codes_after`` and ``id_content_after``. The controls of an arm have its name with one of
+        :data:`CONTROLS`.
         """
         candidates = [CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING]
         if arm == CODES_AS_FEATURES:
-            candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]
+            candidates = [ID_ALONE, SHUFFLED, CONTENT, BOOSTING]  # for other metrics than the AUC, the first counts
         if self.starts_us.get(arm) is not None:
             candidates += [f"{CODES_AS_FEATURES}{LATER}", f"{CONTENT}{LATER}"]
         candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
+        candidates += [f"{arm}{end}" for end in CONTROLS]
         present = set(arms)
         return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
 

@@ -52,8 +52,8 @@ from sidkit.tables.labelled_rows import log_moments, rows_per_event
 _POLL_SECONDS = 0.5
 _EVALUATION = "judge"
 """Name of the stage; unchanged so that repositories of earlier versions stay valid."""
-_VERDICTS = "no verdict on unequal rows"
-"""The newest rule of verdicts: evaluations by earlier rules are made again."""
+_VERDICTS = "pairs with controls"
+"""The newest rule of pairs and verdicts: evaluations by earlier rules are made again."""
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from ranking.experiments.comparison.arms import (
     CODES_AS_FEATURES,
     CONTENT,
     ID_ALONE,
-    SHUFFLED,
     arm_name,
     paper_number,
 )
+from ranking.experiments.comparison.baselines import is_control
 from sidkit.core.files import read_json, written_beside
 from sidkit.core.intervals import EVIDENCE
 
 SHORT = ("all", "cold", "prior 0-99", "strict cold", "COINS cold, theta 80 %")
 """Slices of the short table; the results file contains all slices."""
-_SHARED_BASELINES = {CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED, BOOSTING, None}
+_SHARED_BASELINES = {CODES_AS_FEATURES, CONTENT, ID_ALONE, BOOSTING, None}
 
 
 def named_today(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,12 +85,12 @@ def markdown(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -
 
 
 def markdown_of_ideas(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:
-    """Format AUC differences of arms to their ablation baselines.
+    """Format AUC differences of arms to their ablation baselines, not to controls.
 
     One Markdown table for all data sets; empty if no arm has an ablation baseline.
     """
-    named = [named_today(row) for row in rows]
-    return _differences([row for row in named if row["baseline"] not in _SHARED_BASELINES], "ablation baseline", slices)
+    named = [row for row in map(named_today, rows) if row["baseline"] not in _SHARED_BASELINES]
+    return _differences([row for row in named if not is_control(row["baseline"])], "ablation baseline", slices)
 
 
 def markdown_of_boosting(rows: Sequence[Mapping[str, Any]], slices: Sequence[str] = SHORT) -> str:

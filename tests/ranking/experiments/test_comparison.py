@@ -218,7 +218,7 @@ def test_the_rows_have_the_stated_shape_and_the_stated_baselines(every: Compared
     assert pairs == {
         *((arm, base) for arm in arms for base in ("id", "id_codes", "id_content") if arm != base), ("id", "id_codes"),
         ("id", "id_content"), ("id_codes", "id"), ("id_codes", "id_content"), ("id_codes", "id_codes_shuffled"),
-        ("oracle", None), ("fair ceiling", None),
+        ("id_codes", "id_codes_random"), ("oracle", None), ("fair ceiling", None),
         *own, *((arm, "gbdt") for arm in every[1]["arms"] if arm != "gbdt"),
     }  # fmt: skip
     keys = [(row["arm"], row["slice"], row["metric"], row["baseline"]) for row in rows]
@@ -558,6 +558,8 @@ def test_what_an_idea_gives_is_told_apart_from_what_its_inputs_give() -> None:
         "| world | saviorrec | A3_content | **-0.0200 [-0.0300, -0.0100]** | - |",
         "| other | saviorrec | A3_content | +0.0100 [-0.0300, +0.0200] | - |",
     ]  # fmt: skip
+    control = {**rows[0], "arm": "hisam", "baseline": "hisam_shuffled"}
+    assert markdown_of_ideas([*rows, control]) == markdown_of_ideas(rows)
     assert markdown_of_ideas(rows[:1]) == ""
 
 
@@ -585,6 +587,21 @@ def test_people_are_told_budgets_differences_and_times(few: Compared) -> None:
         if (row["arm"], row["slice"], row["metric"], row["baseline"]) == ("gbdt", "all", "auc", "id_codes")
     ]  # fmt: skip
     assert f"{row['mean']:.4f}" in told and f"{row['delta']:+.4f}" in told
+
+
+def test_the_ideas_of_arms_are_compared_with_their_inputs_and_with_their_controls(every: Compared) -> None:
+    out = io.StringIO()
+    print_comparison(Console(width=160, file=out), ComparisonResult.of_json(every[1], Path("facts.json")))
+    table = out.getvalue().split("without the idea, and of controls")[1].split("liveness")[0]
+    by = {(row["arm"], row["slice"], row["baseline"]): row for row in every[1]["rows"] if row["metric"] == "auc"}
+    for arm, baseline in (
+        ("saviorrec", "id_content_codes_saviorrec"), ("smile", "id_codes_smile"),
+        ("id_codes", "id_codes_shuffled"), ("id_codes", "id_codes_random"),
+    ):  # fmt: skip
+        (line,) = [each for each in table.splitlines() if each.split()[:3] == [arm, "all", baseline]]
+        row = by[arm, "all", baseline]
+        assert f"{row['delta']:+.4f}" in line and row["verdict"] in line
+    assert not any(line.split()[:1] == ["id_content"] for line in table.splitlines()), "it tests no idea"
 
 
 def test_at_80_columns_every_line_fits_and_every_name_is_whole(every: Compared) -> None:
