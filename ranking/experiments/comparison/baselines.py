@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -19,6 +19,10 @@ CONTROLS = ("_shuffled", "_random")
 """Ends of the names of controls: the arm of the name before, with its codes, neighbours, counts or rows made meaningless."""
 
 
+INPUTS, CONTROL = "same inputs without the idea", "control"
+"""Roles of the arms that test the idea of another one."""
+
+
 def is_control(arm: str) -> bool:
     """Whether an arm is the control of another one, by its name."""
     return arm.endswith(CONTROLS)
@@ -28,6 +32,18 @@ def of_idea(arm: str, ablation: str | None) -> list[str]:
     """What tests the idea of an arm: its ablation baseline, the same on later rows, and its controls, run or not."""
     same_inputs = [] if ablation is None else [ablation, f"{ablation}{LATER}"]
     return [*same_inputs, *(f"{arm}{end}" for end in CONTROLS)]
+
+
+def tested_by(arm: str, ablation: str | None, baselines: Collection[str | None]) -> dict[str, str]:
+    """Role -> the arm that tests the idea of another one, among the ``baselines`` that this one was compared with.
+
+    :data:`INPUTS` is the ablation baseline, on later rows if the arm is trained on these and such a baseline was run;
+    :data:`CONTROL` the first control.
+    """
+    there = [name for name in of_idea(arm, ablation) if name in baselines]
+    inputs, controls = ([name for name in there if name.endswith(CONTROLS) == wanted] for wanted in (False, True))
+    found = {INPUTS: inputs[-1:], CONTROL: controls[:1]}
+    return {role: names[0] for role, names in found.items() if names}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from ranking.data.codebook_window import CodebookWindow
 from ranking.data.targets import CLICKED
 from ranking.experiments.comparison.arms import CODES_AS_FEATURES
+from ranking.experiments.comparison.baselines import CONTROL, INPUTS, tested_by
 from ranking.experiments.comparison.liveness import ArmPart
 from ranking.experiments.comparison.liveness_table import liveness_cells
 from ranking.experiments.comparison.tables import SHORT, budgets
@@ -58,6 +59,8 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
             "rows": [[row[key] for key in _ROW] for row in facts["rows"]],
             "slices": facts["slices"],
             "titles": {arm: arm_facts["title"] for arm, arm_facts in facts["arms"].items()},
+            "roles": (INPUTS, CONTROL),
+            "tested_by": _tested_by(facts),
             "calibration": facts["calibration"],
             "probes": facts["probes"],
         }
@@ -83,6 +86,14 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
         ],
     }
     return render_page(__package__, styles=["style.css"], scripts=_SCRIPTS, data=data, content=content)
+
+
+def _tested_by(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Arm -> role -> the arm that tests its idea."""
+    baselines: dict[str, set[str | None]] = {}
+    for row in facts["rows"]:
+        baselines.setdefault(row["arm"], set()).add(row["baseline"])
+    return {arm: tested_by(arm, stated["baseline"], baselines.get(arm, set())) for arm, stated in facts["arms"].items()}
 
 
 def _auc_table(facts: Mapping[str, Any]) -> _Table:

@@ -11,7 +11,10 @@ function fillChoices() {
   const distinct = (key) => [...new Set(comparable.map((row) => row[key]))];
   fill(choose("slice"), distinct("slice"));
   fill(choose("metric"), distinct("metric"));
-  fill(choose("baseline"), distinct("baseline"));
+  const testers = (row) => now().tested_by[row.arm] ?? {};
+  const shared = comparable.filter((row) => !Object.values(testers(row)).includes(row.baseline)).map((row) => row.baseline);
+  const roles = now().roles.filter((role) => comparable.some((row) => row.baseline === testers(row)[role]));
+  fill(choose("baseline"), [...new Set([...shared, ...roles])]);
 }
 
 painted(() => {
@@ -22,7 +25,9 @@ for (const id of ["slice", "metric", "baseline"]) choose(id).addEventListener("c
 
 function forest() {
   const selection = { slice: choose("slice").value, metric: choose("metric").value, baseline: choose("baseline").value };
-  const rows = rowsOf(selection).filter((row) => row.delta_low !== null);
+  const { baseline, ...others } = selection;
+  const role = now().roles.includes(baseline);
+  const rows = rowsOf(others).filter((row) => row.delta_low !== null && row.baseline === (role ? now().tested_by[row.arm]?.[baseline] : baseline));
   const slice = now().slices[selection.slice];
   choose("deltas-detail").textContent = rows.length
     ? `${selection.metric} against ${selection.baseline} on "${selection.slice}"${slice ? `: ${plural(slice.rows, "row", "rows")}, ${plural(slice.positives, "positive", "positives")}` : ""}.`
@@ -45,7 +50,7 @@ function forest() {
       const y = place * line + line / 2;
       const label = `${signed(row.delta)} [${signed(row.delta_low)}, ${signed(row.delta_high)}]`;
       const group = draw("g", { class: `row ${row.verdict.replace(" ", "-")}`, "data-arm": row.arm },
-        draw("title", {}, `${row.arm}: ${label}, ${row.verdict}`),
+        draw("title", {}, `${row.arm}: ${label} to ${row.baseline}, ${row.verdict}`),
         draw("text", { class: "name", x: 0, y: y + 4 }, width > 620 ? `${row.arm}  ${now().titles[row.arm] ?? ""}` : row.arm),
         draw("line", { class: "interval", x1: x(row.delta_low), x2: x(row.delta_high), y1: y, y2: y }),
         draw("circle", { class: "mark", cx: x(row.delta), cy: y, r: 5 }));
