@@ -9,7 +9,7 @@ REAL := ml_latest_small uci_online_retail xwines_slim
 # Data sets whose validation rows are used for tuning.
 SEARCHED = synthetic:strong $(REAL:%=$(SIDKIT_DATA)/%)
 
-.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs large-log tick-costs tune-arms-today adapters modalities family planted table-budget clean
+.PHONY: demo test docs lint types unit lowest switched real kill-storm fuzz coverage attributes codebook-windows behaviour-codes mechanisms bytes-per-item arms arms-today tune-arms tune-peers tune-presets tune-boosting bench-fuxictr online-load proof bench bench-check audits codes gates deploy bench-onnx serve-faults events-latency test-services bench-redis parity codebook-costs stage-costs large-log tick-costs tune-arms-today adapters modalities family planted attention all-arms table-budget clean
 
 $(VENV): $(VENV)/.made
 
@@ -208,6 +208,16 @@ planted: $(VENV)/.made
 	$(BIN)/python benchmarks/family.py --work $(WORK)/planted/repos $(PLANTED) --data $(WORK)/planted/competing --systems CROSS-JEM
 	$(BIN)/python benchmarks/family.py --work $(WORK)/planted/repos $(PLANTED) --data $(WORK)/planted/shifted \
 	  --systems "Reindex-Then-Adapt, bias" "Reindex-Then-Adapt, gate"
+
+# Attention over histories against their mean, in the world made for it and on data sets. ATTENTION=--open compares on test rows.
+attention: $(VENV)/.made
+	$(BIN)/python benchmarks/planted_worlds.py --out $(WORK)/planted
+	$(BIN)/python benchmarks/attention.py --work $(WORK)/attention --write $(ATTENTION) --data $(WORK)/planted/tastes \
+	  $(SIDKIT_DATA)/xwines_slim synthetic:strong $(SIDKIT_DATA)/ml_latest_small
+
+# Every shipped arm by the command of users, five seeds; two to three hours, it resumes.
+all-arms: $(VENV)/.made
+	$(BIN)/python benchmarks/all_arms.py --work $(WORK)/all_arms --write --data $(REAL:%=$(SIDKIT_DATA)/%) synthetic:strong
 
 # Codes instead of ids under one table size, with hashed ids as control.
 table-budget: $(VENV)/.made
