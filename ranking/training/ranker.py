@@ -31,8 +31,7 @@ from ranking.training.loop import predict
 from ranking.training.serving_spec import ServingSpec
 from semantic_ids.neighbour_lists import NeighbourLists
 from semantic_ids.quantizers import Quantizer
-from sidkit.core.artifact import read_manifest, reading, tensors_under, write_artifact
-from sidkit.core.errors import ArtifactCorruptError
+from sidkit.core.artifact import of_another_version, read_manifest, reading, tensors_under, write_artifact
 from sidkit.core.files import read_json
 from sidkit.core.integrity import verify_all
 from sidkit.core.plugins import described, load_plugins, write_sources
@@ -171,9 +170,7 @@ class Ranker:
             model = make_model(config, vocabulary, _fitted_in(tensors, config))
             model.load_state_dict(tensors)
         if config.numeric != feature_names(config.schema):
-            raise ArtifactCorruptError(
-                folder, "was trained on other numeric features than this version of sidkit computes"
-            )
+            raise of_another_version(folder, manifest, "trained on other numeric features than this version computes")
         model.eval()
         return cls(model, vocabulary, config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.console import Console
 from rich.text import Text
@@ -103,7 +104,7 @@ def _print_ideas(console: Console, evaluation: ComparisonEvaluation) -> None:
         cells = [
             [name, baseline, *_difference(row), row.verdict or ""]
             for name in slices
-            for baseline in of_idea(arm, facts.baseline)
+            for baseline in chain.from_iterable(of_idea(arm, facts.baseline).values())
             if (row := by.get((arm, name, baseline))) is not None
         ]
         if cells:

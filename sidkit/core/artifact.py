@@ -127,14 +127,22 @@ def reading(folder: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        cause = textwrap.shorten(f"{type(error).__name__}: {error}", _CAUSE, placeholder=" ...")
-        here, written = (known.get("sidkit", "?") for known in (_library_versions(), manifest.get("libraries", {})))
-        other = f"install sidkit {written}, or " if written not in (here, "?") else ""
-        raise ArtifactCorruptError(
-            folder,
-            f"cannot be read by sidkit {here}; its files are as sidkit {written} wrote them ({cause})",
-            f"{other}delete the folder and run the command that made it again",
-        ) from error
+        raise of_another_version(folder, manifest, f"{type(error).__name__}: {error}") from error
+
+
+def of_another_version(folder: Path, manifest: Mapping[str, Any], cause: str) -> ArtifactCorruptError:
+    """The error for a whole artefact that the installed version of sidkit cannot read; it names both versions.
+
+    The command that made it would find it whole and keep it, so the error says to delete it first.
+    """
+    here, written = (known.get("sidkit", "?") for known in (_library_versions(), manifest.get("libraries", {})))
+    other = f"install sidkit {written}, or " if written not in (here, "?") else ""
+    cause = textwrap.shorten(cause, _CAUSE, placeholder=" ...")
+    return ArtifactCorruptError(
+        folder,
+        f"cannot be read by sidkit {here}; its files are as sidkit {written} wrote them ({cause})",
+        f"{other}delete the folder and run the command that made it again",
+    )
 
 
 def discard_damaged(folder: Path) -> bool:

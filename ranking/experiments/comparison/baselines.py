@@ -18,7 +18,6 @@ LATER = "_after"
 CONTROLS = ("_shuffled", "_random")
 """Ends of the names of controls: the arm of the name before, with its codes, neighbours, counts or rows made meaningless."""
 
-
 INPUTS, CONTROL = "same inputs without the idea", "control"
 """Roles of the arms that test the idea of another one."""
 
@@ -28,21 +27,22 @@ def is_control(arm: str) -> bool:
     return arm.endswith(CONTROLS)
 
 
-def of_idea(arm: str, ablation: str | None) -> list[str]:
-    """What tests the idea of an arm: its ablation baseline, the same on later rows, and its controls, run or not."""
-    same_inputs = [] if ablation is None else [ablation, f"{ablation}{LATER}"]
-    return [*same_inputs, *(f"{arm}{end}" for end in CONTROLS)]
+def of_idea(arm: str, ablation: str | None) -> dict[str, tuple[str, ...]]:
+    """Role -> the arms that test the idea of an arm, run or not.
+
+    :data:`INPUTS` are its ablation baseline and the same on later rows; :data:`CONTROL` are its controls.
+    """
+    same_inputs = () if ablation is None else (ablation, f"{ablation}{LATER}")
+    return {INPUTS: same_inputs, CONTROL: tuple(f"{arm}{end}" for end in CONTROLS)}
 
 
 def tested_by(arm: str, ablation: str | None, baselines: Collection[str | None]) -> dict[str, str]:
     """Role -> the arm that tests the idea of another one, among the ``baselines`` that this one was compared with.
 
-    :data:`INPUTS` is the ablation baseline, on later rows if the arm is trained on these and such a baseline was run;
-    :data:`CONTROL` the first control.
+    An arm on later rows is compared with the same inputs on these, if they were run.
     """
-    there = [name for name in of_idea(arm, ablation) if name in baselines]
-    inputs, controls = ([name for name in there if name.endswith(CONTROLS) == wanted] for wanted in (False, True))
-    found = {INPUTS: inputs[-1:], CONTROL: controls[:1]}
+    there = {role: [name for name in names if name in baselines] for role, names in of_idea(arm, ablation).items()}
+    found = {INPUTS: there[INPUTS][-1:], CONTROL: there[CONTROL][:1]}
     return {role: names[0] for role, names in found.items() if names}
 
 
@@ -81,7 +81,7 @@ class Baselines:
         if self.starts_us.get(arm) is not None:
             candidates += [f"{CODES_AS_FEATURES}{LATER}", f"{CONTENT}{LATER}"]
         candidates += [self.ablations[arm]] if self.ablations.get(arm) else []
-        candidates += [f"{arm}{end}" for end in CONTROLS]
+        candidates += of_idea(arm, None)[CONTROL]
         present = set(arms)
         return [baseline for baseline in dict.fromkeys(candidates) if baseline in present and baseline != arm]
 
