@@ -241,7 +241,7 @@ def merged(held: Mapping[str, Any] | None, result: Mapping[str, Any]) -> dict[st
 def page() -> str:
     """The page with the tables of all results."""
     text = PAGE.read_text()
-    others = (results_of(RESULTS.with_name(name)) for name in ("gates.json", "family_planted.json"))
+    others = (results_of(RESULTS.with_name(name)) for name in ("gates.json", "family_planted.json", "attention.json"))
     for part, computed in blocks(results_of(RESULTS), *others).items():
         text = written(text, part, computed)
     return text

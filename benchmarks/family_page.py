@@ -41,11 +41,16 @@ Results = Mapping[str, Mapping[str, Any]]
 """Data set -> kind of rows -> result."""
 
 
-def blocks(results: Results, gates: Results | None = None, planted: Results | None = None) -> dict[str, str]:
+def blocks(
+    results: Results,
+    gates: Results | None = None,
+    planted: Results | None = None,
+    attention: Results | None = None,
+) -> dict[str, str]:
     """The computed parts of the page.
 
     ``gates`` are results of ``benchmarks/gates.py``: some systems on more data sets. ``planted`` are those on the sources of
-    ``benchmarks/planted_worlds.py``.
+    ``benchmarks/planted_worlds.py``, ``attention`` those of ``benchmarks/attention.py``.
     """
     differences = []
     for kind in ("validation", "test"):
@@ -61,6 +66,7 @@ def blocks(results: Results, gates: Results | None = None, planted: Results | No
         "acting": acting_table(alive),
         "parts": "\n\n".join(parts),
         "tries": tries_table(results),
+        "anywhere": anywhere_table(results, planted or {}, attention or {}),
         "planted": planted_table(planted or {}),
         "needed": needed_table(known, _labelled(gates or {}, "validation")),
     }
@@ -248,6 +254,40 @@ def tries_table(results: Results) -> str:
                 cells = [LABELS[data], system, _auc(shipped[SYSTEMS[system].arm]), setting]
                 cells += [str(found["seeds"]), f"{_auc(found['auc'])} ({_auc(found['deviation'])})"]
                 lines.append(f"| {' | '.join([*cells, acting, others])} |")
+    return "\n".join(lines)
+
+
+def anywhere_table(results: Results, planted: Results, attention: Results) -> str:
+    """A row per system: its parts that act in any of the results, with where, and those that act in none."""
+    found: dict[str, dict[str, list[str]]] = {system: {} for system in SYSTEMS}
+
+    def note(system: str, parts: Sequence[Mapping[str, Any]], where: str) -> None:
+        for part in parts:
+            places = found[system].setdefault(part["name"], [])
+            if part["alive"] and where not in places:
+                places.append(where)
+
+    for data in sorted(results, key=[*LABELS, *results].index):
+        label = LABELS.get(data, data)
+        for system, parts in results[data].get("validation", {}).get("liveness", {}).items():
+            note(system, system_parts(system, parts), label)
+        for system, settings in results[data].get("tries", {}).items():
+            for setting, measured in settings.items():
+                note(system, measured["parts"], f"{label} ({setting})")
+    for data, each in planted.items():
+        for system, parts in each["validation"]["liveness"].items():
+            note(system, system_parts(system, parts), f"`{data}`")
+    for data, each in attention.items():
+        for arm, parts in each["validation"]["parts"].items():
+            for system in (name for name, stated in SYSTEMS.items() if arm.startswith(f"{stated.arm}_")):
+                setting = arm.removeprefix(f"{SYSTEMS[system].arm}_")
+                note(system, parts, f"{LABELS.get(data, f'`{data}`')} ({setting})")
+    lines = ["| system | parts that act, and where | parts that act nowhere |", f"|{' --- |' * 3}"]
+    for system, parts_of in found.items():
+        acting = "; ".join(f"`{name}`: {', '.join(places)}" for name, places in parts_of.items() if places)
+        nowhere = ", ".join(f"`{name}`" for name, places in parts_of.items() if not places)
+        if parts_of:
+            lines.append(f"| {system} | {acting or '-'} | {nowhere or '-'} |")
     return "\n".join(lines)
 
 

@@ -167,6 +167,26 @@ def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     assert family.page() == family.PAGE.read_text(), "run `python benchmarks/family.py --write`"
 
 
+def test_a_part_acts_anywhere_if_any_result_says_so(page: ModuleType) -> None:
+    idle = part("shared_gated.modality", False)
+    gate = part("shared_gated.gate", False)
+    results = {
+        "xwines_slim": {
+            "validation": {"liveness": {"GateSID": [idle, gate]}},
+            "tries": {"GateSID": {"gentle": {"parts": [{**gate, "alive": True}, idle]}}},
+        }
+    }
+    attention = {
+        "tastes": {"validation": {"parts": {"gatesid_cosine": [{**idle, "alive": True}], "id_content_dot": [idle]}}}
+    }
+    rows = page.anywhere_table(results, {}, attention).splitlines()[2:]
+    both = "`shared_gated.modality`: `tastes` (cosine); `shared_gated.gate`: X-Wines (gentle)"
+    assert rows == [f"| GateSID | {both} | - |"]
+    assert page.anywhere_table(results, {}, {}).splitlines()[2:] == [
+        "| GateSID | `shared_gated.gate`: X-Wines (gentle) | `shared_gated.modality` |"
+    ]
+
+
 def test_the_table_of_planted_worlds_has_a_row_per_system(page: ModuleType) -> None:
     found = {
         "differences": [difference(system="CROSS-JEM", slice="all"), difference(system="CROSS-JEM")],
