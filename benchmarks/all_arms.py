@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from computed_blocks import written
-from family_page import LABELS
+from family_page import LABELS, auc_text
+from gates import interval_text
 from planning import results_of, with_rows
 
 from ranking.experiments.comparison.baselines import CONTROL, INPUTS, tested_by
 from ranking.experiments.comparison.comparison import data_name
+from ranking.experiments.comparison.liveness import any_alive
 from sidkit.core.files import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -68,27 +70,21 @@ def digest(result: Mapping[str, Any], jobs: int) -> dict[str, Any]:
     for trial in result["units"]:
         if trial["without"] is None:
             seconds.setdefault(trial["arm"], []).append(trial["cpu_seconds"])
-    arms = {}
+    arms, testers = {}, tested_by(result)
     for arm, stated in result["arms"].items():
-        testers = tested_by(
-            arm, stated["baseline"], {other for own, part, other in pairs if (own, part) == (arm, "all")}
-        )
-        alive = [part["alive"] for part in result["liveness"].get(arm, ()) if part["own"]]
         arms[arm] = {
             "auc": sum(stated["auc_by_seed"]["all"]) / len(stated["auc_by_seed"]["all"]),
-            "acts": None if not alive or (None in alive and True not in alive) else True in alive,
+            "acts": any_alive([part["alive"] for part in result["liveness"].get(arm, ()) if part["own"]]),
             "cpu_seconds": round(sum(seconds[arm]) / len(seconds[arm]), 1),
             "compared": {
                 role: {"arm": name, **{part: pairs.get((arm, part, name)) for part in SLICES}}
-                for role, name in testers.items()
+                for role, name in testers[arm].items()
             },
         }
     spent = result["seconds"]
     return {
         "rows": {part: counts["used"] for part, counts in result["origins"][0]["rows"].items()},
-        "positives": {
-            name: result["slices"][name]["positives"] for name in ("all", "cold") if name in result["slices"]
-        },
+        "positives": {name: result["slices"][name]["positives"] for name in SLICES if name in result["slices"]},
         "trainings": len(result["units"]),
         "seeds": max(row["seeds"] for row in result["rows"]),
         "minutes": round((spent["prepare"] + spent["units"] / jobs + spent["judge"]) / 60, 1),
@@ -116,7 +112,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for arm, each in found["arms"].items():
         inputs, control = (each["compared"].get(role, {}) for role in (INPUTS, CONTROL))
-        row = [f"`{arm}`", f"{each['auc']:.4f}".removeprefix("0"), f"`{inputs['arm']}`" if inputs else "-"]
+        row = [f"`{arm}`", auc_text(each["auc"]), f"`{inputs['arm']}`" if inputs else "-"]
         row += [_difference(inputs.get(part)) for part in SLICES]
         row += [inputs["all"]["verdict"] if inputs else "-", *(_difference(control.get(part)) for part in SLICES)]
         row += [{None: "-", True: "yes", False: "no"}[each["acts"]], f"{each['cpu_seconds']:.1f}"]
@@ -127,8 +123,7 @@ def table(found: Mapping[str, Any]) -> str:
 def _difference(each: Mapping[str, Any] | None) -> str:
     if each is None or each["delta"] is None:
         return "-"
-    text = f"{each['delta']:+.4f} [{each['delta_low']:+.4f}, {each['delta_high']:+.4f}]".replace("0.", ".")
-    return f"**{text}**" if each["delta_low"] > 0 or each["delta_high"] < 0 else text
+    return interval_text({"value": each["delta"], "low": each["delta_low"], "high": each["delta_high"]})
 
 
 def costs(results: Mapping[str, Any]) -> str:

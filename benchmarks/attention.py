@@ -26,11 +26,12 @@ import numpy as np
 import planning
 from codes import measured_difference
 from computed_blocks import written
-from family_page import LABELS
+from family_page import LABELS, auc_text, off_text
 from gates import changed, interval_text
 from planning import print_differences, record, repo_of, results_of, spec_of, with_rows
 
 from ranking.evaluation.evaluator import EvaluationRows, Evaluator, MetricValue
+from ranking.evaluation.metrics import auc
 from ranking.evaluation.slices import slices
 from ranking.experiments.comparison.arms import ComparedArm, shipped_arms
 from ranking.experiments.comparison.comparison import data_name
@@ -95,7 +96,7 @@ def compared(plan: Plan, part: str) -> dict[str, Any]:
         for name, metrics in evaluator.evaluate(scores).items():
             if "auc" in metrics.metrics:
                 values.setdefault(name, {})[arm] = metrics.metrics["auc"]
-        by_seed[arm] = [float(evaluator.evaluate([each])["all"].metrics["auc"].value) for each in scores]
+        by_seed[arm] = [auc(rows.rows.label, each) for each in scores]
     parts = {
         arm: [record_json(each) for each in found if each.kind in ("attention", "gate")]
         for arm, found in arm_liveness(plan).items()
@@ -127,7 +128,7 @@ def table(results: Mapping[str, Any], kind: str) -> str:
         for arm, seeds in found["auc"].items():
             system, pooling = ARMS[arm]
             shown = [interval_text(cells[arm, name]) if (arm, name) in cells else "-" for name in SLICES]
-            row = [LABELS.get(data, f"`{data}`"), TITLES[system], pooling, _number(np.mean(seeds)), *shown]
+            row = [LABELS.get(data, f"`{data}`"), TITLES[system], pooling, auc_text(float(np.mean(seeds))), *shown]
             if acting:
                 row.append("; ".join(map(_part, found["parts"].get(arm, ()))) or "-")
             lines.append(f"| {' | '.join(row)} |")
@@ -135,13 +136,7 @@ def table(results: Mapping[str, Any], kind: str) -> str:
 
 
 def _part(part: Mapping[str, Any]) -> str:
-    off = " and ".join(f"{delta:+.4f}" for delta in part["delta_auc"]).replace("0.", ".")
-    entropy = f"{part['entropy_over_log_n']:.3f}, " if part["entropy_over_log_n"] is not None else ""
-    return f"`{part['name'].partition('.')[2]}` {entropy}{off}{'' if part['alive'] else ' (no)'}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}".removeprefix("0")
+    return f"`{part['name'].partition('.')[2]}` {off_text(part)}{'' if part['alive'] else ' (no)'}"
 
 
 def page() -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from family_systems import SYSTEMS
 from gates import interval_text
 
+from ranking.experiments.comparison.liveness import any_alive
+
 TOLD = (0.005, 0.002)
 """Differences in AUC that should be told."""
 POWER = 0.8
@@ -251,8 +253,8 @@ def tries_table(results: Results) -> str:
                     "; ".join(_part(part) for part in found["parts"] if part["alive"] is alive) or "-"
                     for alive in (True, False)
                 )
-                cells = [LABELS[data], system, _auc(shipped[SYSTEMS[system].arm]), setting]
-                cells += [str(found["seeds"]), f"{_auc(found['auc'])} ({_auc(found['deviation'])})"]
+                cells = [LABELS[data], system, auc_text(shipped[SYSTEMS[system].arm]), setting]
+                cells += [str(found["seeds"]), f"{auc_text(found['auc'])} ({auc_text(found['deviation'])})"]
                 lines.append(f"| {' | '.join([*cells, acting, others])} |")
     return "\n".join(lines)
 
@@ -302,20 +304,21 @@ def planted_table(planted: Results) -> str:
         for system, parts in found["liveness"].items():
             own = system_parts(system, parts)
             shown = [_cell(cells.get((system, role)), None) for role in ("baseline", "control")]
-            deviation = f"{own[0]['deviation']:.4f}".removeprefix("0")
+            deviation = auc_text(own[0]["deviation"])
             lines.append(
                 f"| `{world}` | {system} | {' | '.join(shown)} | {'; '.join(map(_part, own))} | {deviation} | {_state(own)} |"
             )
     return "\n".join(lines)
 
 
-def _auc(value: float) -> str:
+def auc_text(value: float) -> str:
+    """An AUC or a deviation with four digits, without the zero before the point."""
     return f"{value:.4f}".removeprefix("0")
 
 
 def _state(own: Sequence[Mapping[str, Any]]) -> str:
-    known = [part["alive"] for part in own]
-    return "no trained part" if not own else "yes" if True in known else "unknown" if None in known else "no"
+    states = {True: "yes", None: "unknown", False: "no"}
+    return states[any_alive([part["alive"] for part in own])] if own else "no trained part"
 
 
 def alive_table(found: Mapping[str, Any]) -> str:
@@ -339,13 +342,18 @@ def system_parts(system: str, parts: Sequence[Mapping[str, Any]]) -> list[Mappin
 
 
 def _part(part: Mapping[str, Any]) -> str:
-    off = " and ".join(f"{delta:+.4f}" for delta in part["delta_auc"]).replace("0.", ".")
-    entropy = f"{part['entropy_over_log_n']:.3f}, " if part["entropy_over_log_n"] is not None else ""
     gate = ""
     if part.get("by_count"):
         means = [each["mean"] for each in part["by_count"]]
         gate = f", mean {min(means):.2f} to {max(means):.2f} by count"
-    return f"`{part['name']}` {entropy}{off}{gate}"
+    return f"`{part['name']}` {off_text(part)}{gate}"
+
+
+def off_text(part: Mapping[str, Any]) -> str:
+    """The entropy of a part, if it is an attention, and what forcing it off changes."""
+    off = " and ".join(f"{delta:+.4f}" for delta in part["delta_auc"]).replace("0.", ".")
+    entropy = f"{part['entropy_over_log_n']:.3f}, " if part["entropy_over_log_n"] is not None else ""
+    return f"{entropy}{off}"
 
 
 def _cell(each: Mapping[str, Any] | None, p: float | None) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from ranking.evaluation.evaluator import Difference, MetricValue, difference
 from ranking.experiments.comparison.arms import BOOSTING, CODES_AS_FEATURES, CONTENT, ID_ALONE, SHUFFLED, shipped_arms
@@ -36,14 +36,19 @@ def of_idea(arm: str, ablation: str | None) -> dict[str, tuple[str, ...]]:
     return {INPUTS: same_inputs, CONTROL: tuple(f"{arm}{end}" for end in CONTROLS)}
 
 
-def tested_by(arm: str, ablation: str | None, baselines: Collection[str | None]) -> dict[str, str]:
-    """Role -> the arm that tests the idea of another one, among the ``baselines`` that this one was compared with.
+def tested_by(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Arm -> role -> the arm that tests its idea, in a result of :meth:`ComparisonResult.as_json`.
 
-    An arm on later rows is compared with the same inputs on these, if they were run.
+    An arm on later rows is tested by the same inputs on these, if they were run.
     """
-    there = {role: [name for name in names if name in baselines] for role, names in of_idea(arm, ablation).items()}
-    found = {INPUTS: there[INPUTS][-1:], CONTROL: there[CONTROL][:1]}
-    return {role: names[0] for role, names in found.items() if names}
+    pairs = {(row["arm"], row["baseline"]) for row in facts["rows"]}
+    found: dict[str, dict[str, str]] = {}
+    for arm, stated in facts["arms"].items():
+        names = of_idea(arm, stated["baseline"])
+        there = {role: [name for name in each if (arm, name) in pairs] for role, each in names.items()}
+        first = {INPUTS: there[INPUTS][-1:], CONTROL: there[CONTROL][:1]}
+        found[arm] = {role: each[0] for role, each in first.items() if each}
+    return found
 
 
 @dataclass(frozen=True)

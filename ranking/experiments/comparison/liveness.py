@@ -84,7 +84,11 @@ def arm_liveness(plan: Plan) -> dict[str, tuple[ArmPart, ...]]:
 
 def exercised(liveness: Liveness, arm: str) -> bool | None:
     """Whether any of the parts that the arm's ablation baseline lacks is alive; None if it has none, or if that is unknown."""
-    states = [part.alive for part in liveness.get(arm, ()) if part.own]
+    return any_alive([part.alive for part in liveness.get(arm, ()) if part.own])
+
+
+def any_alive(states: Sequence[bool | None]) -> bool | None:
+    """Whether any of some parts is alive; None if there are none, or if that is unknown."""
     if True in states:
         return True
     return None if None in states or not states else False

@@ -60,7 +60,7 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
             "slices": facts["slices"],
             "titles": {arm: arm_facts["title"] for arm, arm_facts in facts["arms"].items()},
             "roles": (INPUTS, CONTROL),
-            "tested_by": _tested_by(facts),
+            "tested_by": tested_by(facts),
             "calibration": facts["calibration"],
             "probes": facts["probes"],
         }
@@ -86,14 +86,6 @@ def render(comparisons: Sequence[Mapping[str, Any]]) -> str:
         ],
     }
     return render_page(__package__, styles=["style.css"], scripts=_SCRIPTS, data=data, content=content)
-
-
-def _tested_by(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Arm -> role -> the arm that tests its idea."""
-    baselines: dict[str, set[str | None]] = {}
-    for row in facts["rows"]:
-        baselines.setdefault(row["arm"], set()).add(row["baseline"])
-    return {arm: tested_by(arm, stated["baseline"], baselines.get(arm, set())) for arm, stated in facts["arms"].items()}
 
 
 def _auc_table(facts: Mapping[str, Any]) -> _Table:
